@@ -1,0 +1,40 @@
+# `make demo` trains a classifier, `make test` runs every test. Each first makes its own environment
+# in .venv; all it needs is Python 3.10 or newer, with pip. PYTHON=python3.12 picks another Python.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+DEMO ?=
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/minirnn-demo
+	$(RUN) examples/agnews_classifier.py $(DEMO)
+
+test: $(VENV)/minirnn-test
+	$(RUN) -m pytest
+
+lint: $(VENV)/minirnn-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo \
+	"minirnn needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; \
+	exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/minirnn-demo: $(VENV)/bin/python setup.cfg
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/minirnn-test: $(VENV)/bin/python setup.cfg
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/minirnn-demo
+
+$(VENV)/minirnn-dev: $(VENV)/bin/python setup.cfg
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/minirnn-test $(VENV)/minirnn-demo

@@ -1,0 +1,183 @@
+"""Where arrays live and how wide they are: the one module that tells NumPy from CuPy.
+
+Everything in the core computes through `xp`, which stands for NumPy or CuPy:
+
+>>> from minirnn.backend import xp
+>>> xp.tanh(xp.zeros((2, 3))).shape
+(2, 3)
+
+The backend is chosen by the environment variable `MINIRNN_BACKEND` (`numpy`, the default; `cupy`;
+or `auto`, which takes CuPy where a usable GPU answers) or by `set_backend`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a NumPy or CuPy array; the two share one interface but no base class
+
+BACKENDS = ("numpy", "cupy", "auto")
+
+
+class _ArrayModule:
+    """The chosen array module; it never goes stale, wherever `xp` was imported.
+
+    A name is looked up in the module once and then kept here, so that it costs what any attribute
+    costs.
+    """
+
+    def __init__(self) -> None:
+        self.use(np)
+
+    def use(self, module: ModuleType) -> None:
+        self.__dict__.clear()
+        self.__dict__["module"] = module
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.module, name)
+        self.__dict__[name] = value
+        return value
+
+    def __repr__(self) -> str:
+        return f"<xp: {self.module.__name__}>"
+
+
+xp = _ArrayModule()
+
+
+# --- choosing a backend ---------------------------------------------------------------------------
+
+
+def set_backend(name: str) -> str:
+    """Compute on `"numpy"`, on `"cupy"`, or on whichever of the two works best here (`"auto"`).
+
+    When CuPy was asked for but cannot be used, NumPy is taken, and one warning says why. `"auto"`
+    is silent about a machine that simply has no CuPy.
+
+    Choose before any layer is built: arrays that exist already stay where they are.
+
+    Returns:
+        The name of the backend now in use, `"numpy"` or `"cupy"`.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; received {name!r}")
+    if name == "numpy":
+        xp.use(np)
+        return "numpy"
+    cupy, reason = _usable_cupy()
+    if cupy is not None:
+        xp.use(cupy)
+        return "cupy"
+    xp.use(np)
+    not_installed = reason.startswith("CuPy is not installed")
+    if name == "cupy" or not not_installed:
+        warnings.warn(f"minirnn computes with NumPy: {reason}", RuntimeWarning, stacklevel=2)
+    return "numpy"
+
+
+def get_backend() -> str:
+    """The name of the backend in use: `"numpy"` or `"cupy"`."""
+    return "numpy" if xp.module is np else "cupy"
+
+
+def _usable_cupy() -> tuple[ModuleType | None, str]:
+    """CuPy, if one small computation on a GPU succeeds, else None and the reason.
+
+    Importing CuPy and asking it for a GPU both succeed on machines where the libraries that it
+    compiles and multiplies with are missing, so only a real product can tell.
+    """
+    try:
+        cupy = importlib.import_module("cupy")
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            return None, f"CuPy is broken ({error})."
+        return None, (
+            'CuPy is not installed. `pip install "minirnn[cuda12]"` or `"minirnn[cuda13]"` adds it.'
+        )
+    except Exception as error:  # a broken CuPy fails in ways of its own
+        return None, f"CuPy is broken ({type(error).__name__}: {error})."
+    try:
+        if not cupy.cuda.is_available():
+            return None, "CuPy is installed, but there is no usable GPU or driver."
+        ones = cupy.ones((2, 2), dtype="float32")
+        answer = float((ones @ ones + 1).sum())
+    except Exception as error:
+        return None, f"CuPy is installed, but its GPU fails ({type(error).__name__}: {error})."
+    if answer != 12.0:
+        return None, f"CuPy is installed, but its GPU computes wrong numbers ({answer}, not 12)."
+    return cupy, ""
+
+
+# --- moving arrays --------------------------------------------------------------------------------
+
+
+def to_device(array: Any, dtype: Any = None) -> Array:
+    """An array of the backend in use; no copy if it is one already and has this dtype."""
+    return xp.asarray(array, dtype=dtype)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """A NumPy array; no copy if it is one already."""
+    if isinstance(array, np.ndarray):
+        return array
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def sum_runs(rows: Array, starts: Array) -> Array:
+    """Sums of neighbouring rows: (n, features) → (len(starts), features).
+
+    Run k begins at row `starts[k]` and ends where the next begins. The sums are added in the order
+    of the rows, so that they come out the same every time.
+    """
+    return xp.add.reduceat(rows, starts, axis=0)
+
+
+# --- float type -----------------------------------------------------------------------------------
+
+_floatx = np.dtype("float32")
+
+
+def floatx() -> np.dtype:
+    """The dtype in which new weights are made and results are computed; float32 by default."""
+    return _floatx
+
+
+def set_floatx(dtype: Any) -> None:
+    """Make new weights in `dtype`: float32, or float64 for gradient checks.
+
+    Raises:
+        ValueError: for any other dtype.
+    """
+    global _floatx
+    chosen = np.dtype(dtype)
+    if chosen not in (np.float32, np.float64):
+        raise ValueError(f"floatx: expected float32 or float64, received {dtype!r}")
+    _floatx = chosen
+
+
+# --- random numbers -------------------------------------------------------------------------------
+
+_generator = np.random.default_rng()
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed all that minirnn draws: weights, dropout, shuffling. Same seed, same numbers."""
+    global _generator
+    _generator = np.random.default_rng(seed)
+
+
+def generator() -> np.random.Generator:
+    """The generator of all random numbers; on the host, so that both backends start alike."""
+    return _generator
+
+
+set_backend(os.environ.get("MINIRNN_BACKEND", "numpy"))

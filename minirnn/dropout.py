@@ -1,0 +1,37 @@
+"""Dropout (Srivastava et al., 2014): zeros at random in training, the rest scaled up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minirnn.backend import Array, generator, to_device
+
+
+def checked_rate(name: str, rate: float) -> float:
+    """`rate`, if it is a share from 0 up to, not including, 1.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name}: expected a share from 0 up to, not including, 1; got {rate!r}")
+    return float(rate)
+
+
+def draw_dropout(
+    rate: float,
+    shape: tuple[int, ...],
+    dtype: Any,
+    training: bool = True,
+    random: np.random.Generator | None = None,
+) -> Array | None:
+    """0 with probability `rate`, else 1 / (1 - rate); None where nothing is dropped.
+
+    random: the generator to draw from, `minirnn.backend.generator()` if None.
+    """
+    if not training or rate == 0:
+        return None
+    kept = (random or generator()).random(shape) >= rate
+    return to_device(kept * (1 / (1 - rate)), dtype=dtype)

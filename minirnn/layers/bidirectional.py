@@ -1,0 +1,220 @@
+"""A recurrent layer that reads in both directions, both in one time loop."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from minirnn.backend import Array, xp
+from minirnn.base import Layer, Shape
+from minirnn.dropout import draw_dropout
+from minirnn.layers.recurrent import RNN, RecurrentCache, show_steps, show_steps_backward
+from minirnn.packing import Mask
+from minirnn.timeloop import run, run_backward
+
+MERGE_MODES = ("concat", "sum", "mul", "ave", None)
+
+
+class Bidirectional(Layer):
+    """Two copies of a recurrent layer, one of which reads from the last step to the first.
+
+    The row lengths of a batch are the same in both directions, so both run in one time loop: every
+    array has a leading axis of two (forward, backward), and one product serves both.
+
+    With `return_sequences`, the outputs of the backward copy are turned back in time before they
+    are merged, so that position t holds what both know of it, and masked positions hold 0 (as in
+    Keras). Otherwise each copy gives its state after reading the whole row.
+
+    Args:
+        layer: a recurrent layer: the pattern of which both copies are made (with new weights). An
+            initializer with a seed gets a seed of its own for each copy.
+        merge_mode: "concat", "sum", "mul", "ave", or None for the tuple of both outputs.
+
+    With `return_state`, the result is (y, forward states ..., backward states ...).
+    """
+
+    def __init__(self, layer: RNN, merge_mode: str | None = "concat", **options: Any) -> None:
+        super().__init__(**options)
+        if not isinstance(layer, RNN):
+            raise TypeError(f"layer: expected a recurrent layer, received {layer!r}")
+        if layer.go_backwards:
+            raise ValueError("layer: give the forward layer; Bidirectional makes the backward one")
+        if merge_mode not in MERGE_MODES:
+            raise ValueError(f"merge_mode: expected one of {MERGE_MODES}, received {merge_mode!r}")
+        self.layer = layer
+        self.merge_mode = merge_mode
+        self.forward_layer = self._copy("forward")
+        self.backward_layer = self._copy("backward")
+        self.backward_layer.go_backwards = True
+        if "name" not in options:
+            self.name = f"bidirectional_{layer.name}" if layer.named_by_user else self.name
+
+    def _copy(self, direction: str) -> RNN:
+        twin = copy.deepcopy(self.layer)
+        twin.name = f"{direction}_{self.layer.name}"
+        twin.built, twin.states, twin.cell.params = False, None, {}
+        which = 0 if direction == "forward" else 1
+        for key in ("kernel_initializer", "recurrent_initializer", "bias_initializer"):
+            setattr(twin.cell, key, getattr(self.layer.cell, key).split(2)[which])
+        return twin
+
+    # -- shape and weights --
+
+    @property
+    def return_sequences(self) -> bool:
+        return self.layer.return_sequences
+
+    @property
+    def return_state(self) -> bool:
+        return self.layer.return_state
+
+    def children(self) -> dict[str, Layer]:
+        return {"forward": self.forward_layer, "backward": self.backward_layer}
+
+    def build(self, input_shape: Shape) -> None:
+        for layer in self.children().values():
+            layer.build(input_shape)
+        self.built = True
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        shape = self.layer.compute_output_shape(input_shape)
+        if self.merge_mode is None:
+            return (shape, shape)
+        return (*shape[:-1], shape[-1] * 2) if self.merge_mode == "concat" else shape
+
+    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+        return mask if self.return_sequences else None
+
+    def reset_state(self) -> None:
+        self.forward_layer.reset_state()
+        self.backward_layer.reset_state()
+
+    # -- forward and backward --
+
+    def __call__(
+        self, x: Array, mask: Any = None, training: bool = False, initial_state: Any = None
+    ) -> Any:
+        self.ensure_built(x)
+        return self.forward(x, mask, training, initial_state)[0]
+
+    def forward(
+        self, x: Array, mask: Any = None, training: bool = False, initial_state: Any = None
+    ) -> tuple[Any, Any]:
+        """As `RNN.forward`. initial_state: forward states, then backward states."""
+        self.require_built()
+        mask = Mask.of(mask)
+        first, second = self.forward_layer, self.backward_layer
+        x, ahead = first.checked(x, mask, False)
+        x, back = second.checked(x, mask, True)
+        B, T, F = x.shape
+        cell = first.cell.stack(second.cell)
+        given = self._split_states(initial_state)
+        state = tuple(
+            xp.stack(pair)
+            for pair in zip(
+                first.starting_state(given[0], B, x.dtype),
+                second.starting_state(given[1], B, x.dtype),
+                strict=True,
+            )
+        )
+        drop_x = draw_dropout(self.layer.dropout, (2, B, F), x.dtype, training)
+        drop_h = draw_dropout(self.layer.recurrent_dropout, (2, B, cell.units), x.dtype, training)
+
+        x_packed = xp.take(x.reshape(B * T, F), xp.stack([ahead.gather, back.gather]), axis=0)
+        if drop_x is not None:
+            x_packed[0] *= drop_x[0][ahead.rows]
+            x_packed[1] *= drop_x[1][back.rows]
+        history, loop = run(cell, x_packed, ahead, state, drop_h)
+
+        finals = [tuple(h[way][ahead.final] for h in history) for way in (0, 1)]
+        if self.layer.stateful:
+            first.states, second.states = finals
+        ys = finals[0][0], finals[1][0]
+        if self.return_sequences:
+            ys = tuple(
+                show_steps(history[0][way], packing, zero_masked=True)
+                for way, packing in enumerate((ahead, back))
+            )
+        y = self._merge(*ys)
+        cache = RecurrentCache(x.shape, loop, drop_x, initial_state is not None), back, ys
+        if not self.return_state:
+            return y, cache
+        return ((*y,) if self.merge_mode is None else (y,)) + finals[0] + finals[1], cache
+
+    def backward(self, dy: Any, cache: Any) -> tuple[Any, dict[str, Array]]:
+        """As `RNN.backward`; grads under the names of both copies."""
+        ((B, T, F), loop, drop_x, state_given), back, ys = cache
+        ahead = loop.packing
+        dys, dstates = self._split_gradients(dy, ys)
+        dhistory = tuple(xp.zeros_like(h) for h in loop.history)
+        for way, packing in enumerate((ahead, back)):
+            if dys[way] is not None and self.return_sequences:
+                show_steps_backward(dys[way], dhistory[0][way], packing, zero_masked=True)
+            elif dys[way] is not None:
+                dhistory[0][way][packing.final] = dys[way]
+            for d, dstate in zip(dhistory, dstates[way], strict=False):
+                if dstate is not None:
+                    d[way][packing.final] += dstate
+
+        cell_grads: dict[str, Array]
+        cell = self.forward_layer.cell.stack(self.backward_layer.cell)
+        dx_packed, dinitial, cell_grads = run_backward(cell, dhistory, loop)
+        if drop_x is not None:
+            dx_packed[0] *= drop_x[0][ahead.rows]
+            dx_packed[1] *= drop_x[1][back.rows]
+        dx = xp.zeros((B * T, F), dx_packed.dtype)
+        dx[ahead.gather] = dx_packed[0]
+        dx[back.gather] += dx_packed[1]
+        dx = dx.reshape(B, T, F)
+        grads = {f"forward_{key}": g[0] for key, g in cell_grads.items()}
+        grads |= {f"backward_{key}": g[1] for key, g in cell_grads.items()}
+        if state_given:
+            return (dx, (*(d[0] for d in dinitial), *(d[1] for d in dinitial))), grads
+        return dx, grads
+
+    # -- merging --
+
+    def _merge(self, ahead: Array, back: Array) -> Any:
+        if self.merge_mode == "concat":
+            return xp.concatenate([ahead, back], axis=-1)
+        if self.merge_mode == "sum":
+            return ahead + back
+        if self.merge_mode == "mul":
+            return ahead * back
+        if self.merge_mode == "ave":
+            return (ahead + back) * 0.5
+        return ahead, back
+
+    def _merge_backward(self, dy: Any, ahead: Array, back: Array) -> tuple[Any, Any]:
+        if dy is None:
+            return None, None
+        if self.merge_mode == "concat":
+            return dy[..., : self.layer.units], dy[..., self.layer.units :]
+        if self.merge_mode == "sum":
+            return dy, dy
+        if self.merge_mode == "mul":
+            return dy * back, dy * ahead
+        if self.merge_mode == "ave":
+            return dy * 0.5, dy * 0.5
+        return dy
+
+    def _split_gradients(self, dy: Any, ys: tuple[Array, Array]) -> tuple[Any, Any]:
+        """`dy` → the gradients of both outputs, and those of both copies' states."""
+        outputs = 2 if self.merge_mode is None else 1
+        dstates: tuple[Any, ...] = ()
+        if self.return_state:
+            dy, dstates = dy[:outputs], tuple(dy[outputs:])
+            dy = dy if self.merge_mode is None else dy[0]
+        half = len(dstates) // 2
+        return self._merge_backward(dy, *ys), (dstates[:half], dstates[half:])
+
+    def _split_states(self, given: Any) -> tuple[Any, Any]:
+        if given is None:
+            return None, None
+        count = len(self.layer.cell.state_names)
+        if len(given) != 2 * count:
+            raise ValueError(
+                f"{self.name}: expected initial_state of {2 * count} arrays (forward, then "
+                f"backward), received {len(given)}"
+            )
+        return tuple(given[:count]), tuple(given[count:])

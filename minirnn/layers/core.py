@@ -1,0 +1,206 @@
+"""The layers that are not about time: Dense and what goes with it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from minirnn import activations, initializers
+from minirnn.backend import Array, to_device
+from minirnn.base import Layer, Shape
+from minirnn.dropout import checked_rate, draw_dropout
+from minirnn.packing import Mask
+
+
+class Input(Layer):
+    """The shape of one row of input, without the batch: lets a model be built before it sees data.
+
+    Args:
+        shape: such as (None,) for token ids, (None, 64) for vectors, () for text.
+    """
+
+    def __init__(
+        self,
+        shape: Shape = (),
+        batch_size: int | None = None,
+        dtype: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.shape = tuple(shape)
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.built = True
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        return x, None
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        return dy, {}
+
+
+class Dense(Layer):
+    """y = activation(x W + b): (..., features) → (..., units); the same at each step of a sequence."""
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not isinstance(units, int) or units < 1:
+            raise ValueError(f"units: expected a positive whole number, received {units!r}")
+        self.units = units
+        self.activation = activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        if len(input_shape) < 2 or input_shape[-1] is None:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, ..., features), received "
+                f"{tuple(input_shape)}"
+            )
+        self.add_weight("kernel", (int(input_shape[-1]), self.units), self.kernel_initializer)
+        if self.use_bias:
+            self.add_weight("bias", (self.units,), self.bias_initializer)
+        self.built = True
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.units)
+
+    def split_activation(self) -> tuple[Dense, activations.Activation]:
+        """This layer without its activation (the weights are shared), and the activation.
+
+        A loss that is computed from the logits, being more exact, needs the two apart.
+        """
+        twin = copy.copy(self)
+        twin.activation = activations.linear
+        return twin, self.activation
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        self.require_built()
+        W = self._weights["kernel"]
+        if np.ndim(x) < 2 or x.shape[-1] != W.shape[0]:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, ..., {W.shape[0]}), received "
+                f"{tuple(np.shape(x))}"
+            )
+        x = to_device(x, dtype=W.dtype)
+        a = x @ W  #                                            1   a = x W + b
+        if self.use_bias:
+            a += self._weights["bias"]
+        y = self.activation(a, out=a)  #                        2   y = activation(a)
+        return y, (x, y)
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        x, y = cache
+        W = self._weights["kernel"]
+        da = dy if self.activation is activations.linear else self.activation.backward(dy, y)  # 2
+        flat_x, flat_da = x.reshape(-1, W.shape[0]), da.reshape(-1, self.units)
+        grads = {"kernel": flat_x.T @ flat_da}  #               1   dW = xᵀ da
+        if self.use_bias:
+            grads["bias"] = flat_da.sum(axis=0)  #              1   db = Σ da
+        return da @ W.T, grads  #                               1   dx = da Wᵀ
+
+
+class Activation(Layer):
+    """An activation as a layer of its own."""
+
+    def __init__(self, activation: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.activation = activations.get(activation)
+
+    def split_activation(self) -> tuple[Layer, activations.Activation]:
+        """As `Dense.split_activation`."""
+        return Activation("linear", name=self.name), self.activation
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        y = self.activation(to_device(x))
+        return y, y
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        return self.activation.backward(dy, cache), {}
+
+
+class Dropout(Layer):
+    """In training, each element is 0 with probability `rate`, else scaled up by 1 / (1 - rate).
+
+    (Srivastava et al., 2014.) With a `seed` the layer draws from a generator of its own.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.rate = checked_rate("rate", rate)
+        self.seed = seed
+        self.generator = None if seed is None else np.random.default_rng(seed)
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        x = to_device(x)
+        scale = draw_dropout(self.rate, x.shape, x.dtype, training, self.generator)
+        return (x if scale is None else x * scale), scale
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        return (dy if cache is None else dy * cache), {}
+
+
+class TimeDistributed(Layer):
+    """A layer applied to every step by itself: (batch, time, ...) → (batch, time, ...)."""
+
+    def __init__(self, layer: Layer, **options: Any) -> None:
+        super().__init__(**options)
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer: expected a layer, received {layer!r}")
+        self.layer = layer
+
+    def children(self) -> dict[str, Layer]:
+        return {"": self.layer}
+
+    def build(self, input_shape: Shape) -> None:
+        if len(input_shape) < 3:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, time, ...), received "
+                f"{tuple(input_shape)}"
+            )
+        self.layer.build((None, *input_shape[2:]))
+        self.built = True
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        inner = self.layer.compute_output_shape((None, *input_shape[2:]))
+        return (*input_shape[:2], *inner[1:])
+
+    def split_activation(self) -> tuple[Layer, activations.Activation]:
+        """As `Dense.split_activation`, if the layer inside has one."""
+        if not hasattr(self.layer, "split_activation"):
+            return self, activations.linear
+        twin = copy.copy(self)
+        twin.layer, activation = self.layer.split_activation()
+        return twin, activation
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        self.require_built()
+        batch, time = x.shape[:2]
+        y, cache = self.layer.forward(x.reshape(batch * time, *x.shape[2:]), training=training)
+        return y.reshape(batch, time, *y.shape[1:]), cache
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        batch, time = dy.shape[:2]
+        dx, grads = self.layer.backward(dy.reshape(batch * time, *dy.shape[2:]), cache)
+        return (None if dx is None else dx.reshape(batch, time, *dx.shape[1:])), grads

@@ -1,0 +1,185 @@
+"""From token ids to vectors, and where masks begin and end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minirnn import initializers
+from minirnn.backend import Array, floatx, sum_runs, to_device, to_host, xp
+from minirnn.base import Layer, RowGradient, Shape
+from minirnn.packing import Mask
+
+
+class Embedding(Layer):
+    """Token ids to vectors: y = E[ids]. (batch, time) → (batch, time, output_dim).
+
+    The gradient is a `RowGradient`: of the rows that the batch used, and of no others.
+
+    Args:
+        input_dim: rows of the table: the vocabulary's size, ids being 0 .. input_dim - 1.
+        mask_zero: id 0 is padding, and the layers behind skip it. (Row 0 is a row like any other.)
+        weights: a table to start from, (input_dim, output_dim): pretrained vectors, say. With
+            `trainable=False` it stays as it is.
+
+    Raises:
+        TypeError: for ids that are not whole numbers; ValueError: for ids outside the table.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        mask_zero: bool = False,
+        weights: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        for name, value in (("input_dim", input_dim), ("output_dim", output_dim)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name}: expected a positive whole number, received {value!r}")
+        self.input_dim = int(input_dim)
+        self.output_dim = int(output_dim)
+        self.mask_zero = mask_zero
+        if weights is not None:
+            in_a_list = isinstance(weights, (list, tuple)) and len(weights) == 1
+            table = np.asarray(weights[0] if in_a_list else weights)  # Keras takes [table]
+            if table.shape != (input_dim, output_dim):
+                raise ValueError(
+                    f"weights: expected shape ({input_dim}, {output_dim}), received {table.shape}"
+                )
+            embeddings_initializer = initializers.Constant(table)
+        self.embeddings_initializer = initializers.get(embeddings_initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        shape = (self.input_dim, self.output_dim)
+        self.add_weight("embeddings", shape, self.embeddings_initializer)
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        pretrained = isinstance(self.embeddings_initializer, initializers.Constant)
+        return {
+            "input_dim": self.input_dim,
+            "output_dim": self.output_dim,
+            "embeddings_initializer": "uniform" if pretrained else self.embeddings_initializer,
+            "mask_zero": self.mask_zero,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape, self.output_dim)
+
+    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+        return Mask(to_host(x) != 0) if self.mask_zero else mask
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        self.require_built()
+        ids = checked_ids(self.name, x, self.input_dim)
+        return xp.take(self._weights["embeddings"], to_device(ids), axis=0), ids
+
+    def backward(self, dy: Array, cache: Any) -> tuple[None, dict[str, RowGradient]]:
+        ids = cache.reshape(-1)
+        order = np.argsort(ids, kind="stable")  # equal ids side by side, in the batch's order
+        ids = ids[order]
+        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])[: len(ids)])
+        rows = xp.take(dy.reshape(-1, self.output_dim), to_device(order), axis=0)
+        sums = sum_runs(rows, to_device(starts)) if len(ids) else rows
+        return None, {"embeddings": RowGradient(to_device(ids[starts]), sums)}
+
+
+class OneHot(Layer):
+    """Token ids to indicator vectors: (batch, time) → (batch, time, num_tokens), one 1 a step.
+
+    Args:
+        mask_zero: id 0 is padding, and the layers behind skip it.
+    """
+
+    def __init__(self, num_tokens: int, mask_zero: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_tokens = num_tokens
+        self.mask_zero = mask_zero
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape, self.num_tokens)
+
+    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+        return Mask(to_host(x) != 0) if self.mask_zero else mask
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        ids = checked_ids(self.name, x, self.num_tokens)
+        y = xp.zeros((ids.size, self.num_tokens), dtype=floatx())
+        y[xp.arange(ids.size), to_device(ids.reshape(-1))] = 1
+        return y.reshape(*ids.shape, self.num_tokens), None
+
+    def backward(self, dy: Array, cache: Any) -> tuple[None, dict[str, Array]]:
+        return None, {}
+
+
+class Masking(Layer):
+    """Steps whose features all equal `mask_value` are padding: masked, and set to zero."""
+
+    def __init__(self, mask_value: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.mask_value = mask_value
+
+    def _real(self, x: Array) -> Array:
+        if np.ndim(x) != 3:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, time, features), received "
+                f"{tuple(np.shape(x))}"
+            )
+        return (x != self.mask_value).any(axis=-1)
+
+    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+        return Mask(to_host(self._real(x)))
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        x = to_device(x)
+        real = self._real(x)[..., None]
+        return xp.where(real, x, xp.zeros((), x.dtype)), real
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        return dy * cache, {}
+
+
+class DropMask(Layer):
+    """Forgets the mask, on purpose: layers behind treat padding as real steps."""
+
+    def compute_mask(self, x: Array, mask: Mask | None) -> None:
+        return None
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        return x, None
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        return dy, {}
+
+
+def checked_ids(name: str, ids: Any, limit: int) -> np.ndarray:
+    """`ids` as int32 on the host, if all are whole numbers from 0 to below `limit`."""
+    ids = to_host(ids)
+    whole = ids.dtype.kind in "iu" or (ids.dtype.kind == "f" and (ids == np.floor(ids)).all())
+    if not whole:
+        shown = "text" if ids.dtype.kind in "OUS" else f"{ids.dtype} with fractions"
+        raise TypeError(
+            f"{name}: expected whole numbers (token ids), received {shown}. Text goes through a "
+            "TextVectorization layer first."
+        )
+    if ids.size and (ids.min() < 0 or ids.max() >= limit):
+        where = np.unravel_index(np.argmax((ids < 0) | (ids >= limit)), ids.shape)
+        raise ValueError(
+            f"{name}: id {ids[where]} at {tuple(map(int, where))} is outside 0..{limit - 1}. "
+            "The vocabulary and this layer's size must agree."
+        )
+    return ids.astype(np.int32, copy=False)

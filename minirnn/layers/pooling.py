@@ -1,0 +1,97 @@
+"""From a sequence to one vector without a recurrence: flattening, and pooling over real steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minirnn.backend import Array, to_device, xp
+from minirnn.base import Layer, Shape
+from minirnn.packing import Mask
+
+
+class Flatten(Layer):
+    """(batch, ...) → (batch, all the rest). It cannot use a mask, and refuses one."""
+
+    supports_masking = False
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        rest = input_shape[1:]
+        return (input_shape[0], None if None in rest else int(np.prod(rest, dtype=int)))
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        x = to_device(x)
+        return x.reshape(x.shape[0], int(np.prod(x.shape[1:], dtype=int))), x.shape
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        return dy.reshape(cache), {}
+
+
+class _Pooling(Layer):
+    """Base of the poolings over time: (batch, time, features) → (batch, features)."""
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, time, features), received "
+                f"{tuple(input_shape)}"
+            )
+        return (input_shape[0], input_shape[2])
+
+    def compute_mask(self, x: Array, mask: Mask | None) -> None:
+        return None
+
+    def _real(self, x: Array, mask: Mask | None) -> Array:
+        """(batch, time, 1) bool: which steps count."""
+        self.compute_output_shape(x.shape)
+        if mask is None:
+            return xp.ones((*x.shape[:2], 1), dtype=bool)
+        if mask.shape != tuple(x.shape[:2]):
+            raise ValueError(
+                f"{self.name}: the mask has shape {mask.shape}, the input (batch, time) is "
+                f"{tuple(x.shape[:2])}; they must be equal"
+            )
+        return to_device(mask.array)[..., None]
+
+
+class GlobalAveragePooling1D(_Pooling):
+    """The mean over the real steps; 0 for a row that has none."""
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        x = to_device(x)
+        real = self._real(x, Mask.of(mask))
+        weight = real / xp.maximum(real.sum(axis=1, keepdims=True), 1)
+        weight = weight.astype(x.dtype)
+        return (xp.where(real, x, xp.zeros((), x.dtype)) * weight).sum(axis=1), weight
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        return dy[:, None, :] * cache, {}
+
+
+class GlobalMaxPooling1D(_Pooling):
+    """The maximum over the real steps, 0 for a row that has none.
+
+    Of equal maxima, the first gets the gradient.
+    """
+
+    def forward(
+        self, x: Array, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, Any]:
+        x = to_device(x)
+        real = self._real(x, Mask.of(mask))
+        candidates = xp.where(real, x.real, -xp.inf)
+        first = xp.argmax(candidates, axis=1)[:, None, :]
+        some = real.any(axis=1)
+        y = xp.where(some, xp.take_along_axis(x, first, axis=1)[:, 0, :], xp.zeros((), x.dtype))
+        return y, (x.shape, first, some)
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
+        shape, first, some = cache
+        steps = xp.arange(shape[1])[None, :, None]
+        chosen = (steps == first) & some[:, None, :]
+        return xp.where(chosen, dy[:, None, :], xp.zeros((), dy.dtype)), {}

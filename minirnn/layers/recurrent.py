@@ -1,0 +1,341 @@
+"""Recurrent layers: a cell, walked over the time axis of a padded batch.
+
+What stands here is what happens around the time loop: packing the batch, the initial state,
+dropout, and what the layer shows of the states it went through. The equations are in cells.py, the
+loop in timeloop.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minirnn.backend import Array, sum_runs, to_device, xp
+from minirnn.base import Layer, Shape
+from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell, State
+from minirnn.dropout import checked_rate, draw_dropout
+from minirnn.packing import Mask, Packing, full_mask
+from minirnn.timeloop import LoopCache, run, run_backward
+
+
+class RecurrentCache(NamedTuple):
+    """What `RNN.backward` needs to know of a forward pass."""
+
+    shape: tuple[int, int, int]
+    loop: LoopCache
+    drop_x: Array | None
+    state_given: bool
+
+
+class RNN(Layer):
+    """Any cell as a layer: (batch, time, features) → (batch, units), or (batch, time, units).
+
+    Args:
+        cell: a Cell.
+        return_sequences: give the output of every step instead of the last one.
+        return_state: give `(y, *states)`; the states are those after the last real step.
+        go_backwards: walk from the last position to the first. With `return_sequences`, outputs
+            come in the order walked, and the mask that is handed on is turned round as well.
+        stateful: start each batch in the state in which the one before ended. Gradients stop at
+            the batch. `reset_state()` goes back to zeros.
+        zero_output_for_mask: with `return_sequences`, masked steps show 0 instead of the state
+            that stands there.
+        dropout, recurrent_dropout: share of the inputs, of the states, dropped in training
+            (0 to 1); what is left is scaled up. One draw per batch, the same at every step.
+
+    Masks: at a masked step the state stays as it is, and the output is that state (the initial one
+    before the first real step). Any mask will do: padding behind or in front, holes, empty rows.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        zero_output_for_mask: bool = False,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cell: expected a Cell such as LSTMCell(64), received {cell!r}")
+        self.cell = cell
+        self.return_sequences = return_sequences
+        self.return_state = return_state
+        self.go_backwards = go_backwards
+        self.stateful = stateful
+        self.zero_output_for_mask = zero_output_for_mask
+        self.dropout = checked_rate("dropout", dropout)
+        self.recurrent_dropout = checked_rate("recurrent_dropout", recurrent_dropout)
+        self.states: State | None = None
+
+    # -- shape and weights --
+
+    @property
+    def units(self) -> int:
+        return self.cell.units
+
+    @property
+    def params(self) -> dict[str, Array]:
+        return self.cell.params
+
+    def cast(self, dtype: Any) -> None:
+        self.cell.cast(dtype)
+        if self.states is not None:
+            self.states = tuple(state.astype(dtype) for state in self.states)
+
+    def build(self, input_shape: Shape) -> None:
+        if len(input_shape) != 3 or input_shape[-1] is None:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, time, features), received "
+                f"{tuple(input_shape)}. Token ids go through an Embedding or OneHot layer first."
+            )
+        self.cell.build(int(input_shape[-1]))
+        self.built = True
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, time = input_shape[:2]
+        return (batch, time, self.units) if self.return_sequences else (batch, self.units)
+
+    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+        if mask is None or not self.return_sequences:
+            return None
+        return mask.reversed() if self.go_backwards else mask
+
+    def get_config(self) -> dict[str, Any]:
+        """The layer's own arguments and its cell's: `LSTM(units, ...)` takes both."""
+        keys = [key for key in inspect.signature(RNN.__init__).parameters if key != "self"]
+        config = {key: getattr(self, key) for key in keys if key != "options"}
+        config |= {"name": self.name, "trainable": self.trainable}
+        if type(self) is not RNN:
+            config |= config.pop("cell").get_config()
+        return config
+
+    # -- state --
+
+    def reset_state(self) -> None:
+        """Forget the state that a stateful layer carries from batch to batch."""
+        self.states = None
+
+    def starting_state(self, given: Any, rows: int, dtype: Any) -> State:
+        """The state before the first step: the one given, the one carried over, or zeros."""
+        names = self.cell.state_names
+        expected = (rows, self.units)
+        if given is not None:
+            if len(names) == 1 and hasattr(given, "shape"):
+                given = (given,)
+            state = tuple(to_device(s, dtype=dtype) for s in given)
+            if len(state) != len(names) or any(s.shape != expected for s in state):
+                raise ValueError(
+                    f"{self.name}: expected initial_state ({', '.join(names)}), each {expected}; "
+                    f"received {[tuple(s.shape) for s in state]}"
+                )
+            return state
+        if self.stateful and self.states is not None:
+            if self.states[0].shape != expected:
+                raise ValueError(
+                    f"{self.name}: a stateful layer needs batches of one size: it carries the "
+                    f"state of {self.states[0].shape[0]} rows and received {rows}. Call "
+                    "reset_state(), or drop the last, smaller batch."
+                )
+            return self.states
+        return self.cell.initial_state(rows, dtype)
+
+    # -- forward and backward --
+
+    def forward(
+        self, x: Array, mask: Any = None, training: bool = False, initial_state: Any = None
+    ) -> tuple[Any, RecurrentCache]:
+        """y (batch, units) or (batch, time, units), with the states behind it if `return_state`.
+
+        x (batch, time, features); mask (batch, time); initial_state (batch, units) for each state.
+        """
+        x, packing = self.checked(x, mask, self.go_backwards)
+        B, T, F = x.shape
+        state = self.starting_state(initial_state, B, x.dtype)
+        drop_x = draw_dropout(self.dropout, (B, F), x.dtype, training)
+        drop_h = draw_dropout(self.recurrent_dropout, (B, self.units), x.dtype, training)
+
+        x_packed = xp.take(x.reshape(B * T, F), packing.gather, axis=0)
+        if drop_x is not None:
+            x_packed *= drop_x[packing.rows]
+        history, loop = run(self.cell, x_packed, packing, state, drop_h)
+
+        states = tuple(h[packing.final] for h in history)
+        if self.stateful:
+            self.states = states
+        y = states[0]
+        if self.return_sequences:
+            y = show_steps(history[0], packing, self.zero_output_for_mask)
+            if self.go_backwards:
+                y = y[:, ::-1]
+        cache = RecurrentCache(x.shape, loop, drop_x, initial_state is not None)
+        return ((y, *states) if self.return_state else y), cache
+
+    def backward(self, dy: Any, cache: RecurrentCache) -> tuple[Any, dict[str, Array]]:
+        """dx (batch, time, features) and the gradients of the weights.
+
+        dy has the form of y; None in a tuple stands for zeros. If an initial state was given, the
+        first result is `(dx, dstate)`.
+        """
+        (B, T, F), loop, drop_x, state_given = cache
+        packing = loop.packing
+        dy, *dstates = dy if self.return_state else (dy,)
+        dhistory = tuple(xp.zeros_like(h) for h in loop.history)
+        if dy is not None and self.return_sequences:
+            if self.go_backwards:
+                dy = dy[:, ::-1]
+            show_steps_backward(dy, dhistory[0], packing, self.zero_output_for_mask)
+        elif dy is not None:
+            dhistory[0][packing.final] = dy
+        for d, dstate in zip(dhistory, dstates, strict=False):
+            if dstate is not None:
+                d[packing.final] += dstate
+
+        dx_packed, dinitial, grads = run_backward(self.cell, dhistory, loop)
+        if drop_x is not None:
+            dx_packed *= drop_x[packing.rows]
+        dx = xp.zeros((B * T, F), dx_packed.dtype)
+        dx[packing.gather] = dx_packed
+        dx = dx.reshape(B, T, F)
+        return ((dx, dinitial) if state_given else dx), grads
+
+    def __call__(
+        self, x: Array, mask: Any = None, training: bool = False, initial_state: Any = None
+    ) -> Any:
+        self.ensure_built(x)
+        return self.forward(x, mask, training, initial_state)[0]
+
+    def checked(self, x: Array, mask: Any, reverse: bool) -> tuple[Array, Packing]:
+        """x on the device, in the weights' dtype, and the plan of its steps."""
+        self.require_built()
+        kernel = self.cell.params["kernel"]
+        features = kernel.shape[-2]
+        if np.ndim(x) != 3 or x.shape[-1] != features:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, time, {features}), received "
+                f"{tuple(np.shape(x))}"
+            )
+        mask = Mask.of(mask) or full_mask(*x.shape[:2])
+        if mask.shape != tuple(x.shape[:2]):
+            raise ValueError(
+                f"{self.name}: the mask has shape {mask.shape}, the input (batch, time) is "
+                f"{tuple(x.shape[:2])}; they must be equal"
+            )
+        return to_device(x, dtype=kernel.dtype), mask.packing(reverse)
+
+
+class SimpleRNN(RNN):
+    """The plain recurrent layer; equations in `SimpleRNNCell`, options in `RNN`."""
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = "tanh",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        **options: Any,
+    ) -> None:
+        cell = SimpleRNNCell(
+            units,
+            activation,
+            use_bias,
+            kernel_initializer,
+            recurrent_initializer,
+            bias_initializer,
+        )
+        super().__init__(cell, **options)
+
+
+class LSTM(RNN):
+    """Long short-term memory; equations in `LSTMCell`, options in `RNN`. States: h, c."""
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        unit_forget_bias: bool = True,
+        **options: Any,
+    ) -> None:
+        cell = LSTMCell(
+            units,
+            activation,
+            recurrent_activation,
+            use_bias,
+            kernel_initializer,
+            recurrent_initializer,
+            bias_initializer,
+            unit_forget_bias,
+        )
+        super().__init__(cell, **options)
+
+
+class GRU(RNN):
+    """Gated recurrent unit; equations in `GRUCell` (`reset_after=True`, the default) and in
+    `GRUCellResetBefore`; options in `RNN`."""
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        reset_after: bool = True,
+        **options: Any,
+    ) -> None:
+        cell_class = GRUCell if reset_after else GRUCellResetBefore
+        cell = cell_class(
+            units,
+            activation,
+            recurrent_activation,
+            use_bias,
+            kernel_initializer,
+            recurrent_initializer,
+            bias_initializer,
+        )
+        super().__init__(cell, **options)
+        self.reset_after = reset_after
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"reset_after": self.reset_after}
+
+
+# --- what a layer shows of the states it went through ---------------------------------------------
+
+
+def show_steps(h: Array, packing: Packing, zero_masked: bool) -> Array:
+    """The output of every position, (B, T, U), from the history h (B + N, U)."""
+    B, T = packing.shape
+    if not zero_masked:
+        return xp.take(h, packing.source, axis=0)
+    y = xp.zeros((B * T, h.shape[-1]), h.dtype)
+    y[packing.gather] = h[B:]
+    return y.reshape(B, T, -1)
+
+
+def show_steps_backward(dy: Array, dh: Array, packing: Packing, zero_masked: bool) -> None:
+    """Adds dy (B, T, U) to dh (B + N, U), the gradient of the history.
+
+    A masked position repeats the state of an earlier step, so its gradient goes to that step.
+    """
+    B, T = packing.shape
+    flat = dy.reshape(B * T, -1)
+    if zero_masked or not packing.repeats:
+        dh[B:] += xp.take(flat, packing.gather, axis=0)
+    else:
+        dh[packing.run_sources] += sum_runs(flat, packing.runs)

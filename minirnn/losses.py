@@ -1,0 +1,403 @@
+"""Losses: how far a batch of predictions is from the truth, and the gradient of that.
+
+>>> import numpy as np
+>>> loss = SparseCategoricalCrossentropy()
+>>> round(loss(np.array([1, 0]), np.array([[0.1, 0.9], [0.5, 0.5]])), 4)
+0.3993
+
+Each loss is two methods, one under the other: `elementwise`, the loss of each element, and
+`gradient`, which undoes it. An element is a row of the batch, or one step of a row if there are
+predictions for each step. Everything else is common to all losses:
+
+    value = sum over elements of sample_weight * loss / number of elements
+
+Masked steps are no elements: they are taken out before the loss sees them, so that nothing that
+stands there, NaN included, shows in the value or in the gradient.
+
+Letters: N elements, C classes or outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minirnn.backend import Array, to_device, to_host, xp
+from minirnn.lookup import by_name
+from minirnn.packing import Mask
+
+EPSILON = 1e-7  # given probabilities are clipped to [EPSILON, 1 - EPSILON]
+
+
+class Loss:
+    """Base of all losses. One of your own implements `elementwise` and `gradient`.
+
+    Constructor arguments are kept as attributes of the same names; `get_config` relies on that.
+
+    Attributes:
+        name: the name by which `get` finds it.
+        from_logits: whether predictions come before their softmax or sigmoid.
+        activation: the activation that `from_logits=True` takes the place of; None if there is
+            none.
+    """
+
+    name = "loss"
+    activation: str | None = None
+    from_logits = False
+
+    def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
+        """`(losses, cache)`: the loss of each element, `(N,)`, from y_pred `(N, C)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula")
+
+    def gradient(self, cache: Any) -> Array:
+        """`(N, C)`: the gradient of each element's loss at its own row of y_pred; a new array."""
+        raise NotImplementedError(f"{type(self).__name__} has no gradient")
+
+    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """`y_true` in the shape that belongs to predictions of this `shape`."""
+        return dense_targets(y_true, shape)
+
+    def forward(
+        self,
+        y_true: Any,
+        y_pred: Array,
+        sample_weight: Any = None,
+        mask: Mask | np.ndarray | None = None,
+    ) -> tuple[Array, Array]:
+        """`(value, dy)`: the mean loss and its gradient at `y_pred`.
+
+        Args:
+            y_true: on the host; class numbers `(batch,)`, `(batch, 1)` or `(batch, time)`, or
+                targets of y_pred's shape, whichever the loss takes.
+            y_pred: `(batch, C)` or `(batch, time, C)`.
+            sample_weight: `(batch,)` or `(batch, time)`. As in Keras, the weighted sum is divided
+                by the number of elements and not by the sum of the weights.
+            mask: booleans `(batch, time)`, True = a real step.
+
+        Returns:
+            value: 0-d, y_pred's dtype. 0 if no step is real.
+            dy: y_pred's shape and dtype, C-order; 0 at masked steps.
+
+        Raises:
+            ValueError: for shapes that do not fit, labels outside the classes, an empty batch.
+        """
+        batch = Elements(self.check, y_true, y_pred, sample_weight, mask)
+        losses, cache = self.elementwise(batch.y_true, batch.y_pred)
+        dy = self.gradient(cache)
+        count = max(len(batch.y_pred), 1)
+        if batch.weights is None:
+            dy *= 1 / count
+            return losses.sum() / count, batch.spread(dy)
+        weights = to_device(batch.weights / count, dtype=losses.real.dtype)
+        dy *= weights[:, None]
+        return (losses * weights).sum(), batch.spread(dy)
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None
+    ) -> float:
+        """The mean loss alone; see `forward`."""
+        batch = Elements(self.check, y_true, to_device(y_pred), sample_weight, mask)
+        losses, _ = self.elementwise(batch.y_true, batch.y_pred)
+        if batch.weights is not None:
+            losses = losses * to_device(batch.weights, dtype=losses.dtype)
+        return float(losses.sum()) / max(len(losses), 1)
+
+    def on_logits(self) -> Loss:
+        """The same loss for predictions that come before their activation.
+
+        One formula for activation and loss together is exact where a probability rounds to 0.
+        """
+        if self.activation is None:
+            raise ValueError(f"{self.name}: this loss belongs to no activation, so has no logits")
+        twin = copy.copy(self)
+        twin.from_logits = True
+        return twin
+
+    def get_config(self) -> dict[str, Any]:
+        """The name and the constructor's arguments, fit for JSON."""
+        arguments = inspect.signature(type(self)).parameters
+        return {"name": self.name} | {key: getattr(self, key) for key in arguments}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Loss:
+        """The loss that `get_config` described. `Loss.from_config` makes any of ours."""
+        arguments = dict(config)
+        name = arguments.pop("name", None)
+        made = by_name("loss", name, LOSSES) if cls is Loss else cls
+        return made(**arguments)
+
+    def __repr__(self) -> str:
+        config = self.get_config()
+        del config["name"]
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config.items())})"
+
+
+# --- the losses -----------------------------------------------------------------------------------
+
+
+class SparseCategoricalCrossentropy(Loss):
+    """Minus the logarithm of the probability p given to the true class; labels are class numbers.
+
+        from logits a:       -log(softmax(a)[label]) = log(sum(exp(a))) - a[label]
+        from probabilities:  -log(clip(p / sum(p))[label])
+    """
+
+    name = "sparse_categorical_crossentropy"
+    activation = "softmax"
+
+    def __init__(self, from_logits: bool = False) -> None:
+        self.from_logits = from_logits
+
+    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return class_labels(y_true, shape)
+
+    def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
+        labels = to_device(y_true)
+        rows = xp.arange(len(labels))
+        if self.from_logits:
+            shifted, exps, total = _exponentials(y_pred)
+            losses = xp.log(total[:, 0]) - shifted[rows, labels]
+            return losses, (rows, labels, exps, total)
+        p, total = _normalised(y_pred)
+        true = p[rows, labels]
+        clipped = _clip(true)
+        return -xp.log(clipped), (rows, labels, p, true, clipped, total)
+
+    def gradient(self, cache: Any) -> Array:
+        """`softmax(a) - onehot`; from probabilities through the clip and the division by the sum.
+
+        At p's true class t: `d = -1 / p_t`, or 0 where the clip holds; then
+        `dy_j = (d * [j = t] - d * p_t) / sum(p)`.
+        """
+        if self.from_logits:
+            rows, labels, exps, total = cache
+            exps /= total
+            exps[rows, labels] -= 1
+            return exps
+        rows, labels, p, true, clipped, total = cache
+        dtrue = xp.where(_unclipped(true), -1 / clipped, 0)
+        dp = xp.empty_like(p)
+        dp[...] = -(dtrue * true)[:, None]
+        dp[rows, labels] += dtrue
+        dp /= total
+        return dp
+
+
+class CategoricalCrossentropy(Loss):
+    """Cross-entropy with target probabilities y, one-hot or soft, of y_pred's shape.
+
+        from logits a:       sum(y) * log(sum(exp(a))) - sum(y * a)
+        from probabilities:  -sum(y * log(clip(p / sum(p))))
+
+    `label_smoothing` s replaces y by `(1 - s) * y + s / C` (Szegedy et al. 2016).
+    """
+
+    name = "categorical_crossentropy"
+    activation = "softmax"
+
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(
+                f"label_smoothing: expected a number from 0 to 1, received {label_smoothing!r}"
+            )
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+
+    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        hint = "for class numbers use sparse_categorical_crossentropy"
+        return dense_targets(y_true, shape, hint)
+
+    def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
+        y = to_device(y_true, dtype=y_pred.real.dtype)
+        if self.label_smoothing:
+            y = y * (1 - self.label_smoothing) + self.label_smoothing / y.shape[1]
+        if self.from_logits:
+            shifted, exps, total = _exponentials(y_pred)
+            mass = y.sum(axis=1)
+            losses = mass * xp.log(total[:, 0]) - (y * shifted).sum(axis=1)
+            return losses, (y, mass[:, None], exps, total)
+        p, total = _normalised(y_pred)
+        clipped = _clip(p)
+        return -(y * xp.log(clipped)).sum(axis=1), (y, p, clipped, total)
+
+    def gradient(self, cache: Any) -> Array:
+        """`softmax(a) * sum(y) - y`; from probabilities through the clip and the division.
+
+        `d = -y / p`, or 0 where the clip holds; then `dy = (d - sum(d * p)) / sum(p)`.
+        """
+        if self.from_logits:
+            y, mass, exps, total = cache
+            exps *= mass / total
+            exps -= y
+            return exps
+        y, p, clipped, total = cache
+        dp = xp.where(_unclipped(p), -y / clipped, 0)
+        return (dp - (dp * p).sum(axis=1, keepdims=True)) / total
+
+
+class BinaryCrossentropy(Loss):
+    """Cross-entropy of yes-or-no outputs with targets y in [0, 1]; the mean over the C outputs.
+
+        from logits a:       max(a, 0) - a * y + log(1 + exp(-|a|))
+        from probabilities:  -(y * log(p) + (1 - y) * log(1 - p)),  p clipped
+    """
+
+    name = "binary_crossentropy"
+    activation = "sigmoid"
+
+    def __init__(self, from_logits: bool = False) -> None:
+        self.from_logits = from_logits
+
+    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return dense_targets(y_true, shape)
+
+    def check_values(self, y_true: np.ndarray) -> None:
+        outside = ~((y_true >= 0) & (y_true <= 1))
+        if outside.any():
+            where = tuple(int(i) for i in np.argwhere(outside)[0])
+            raise ValueError(
+                f"y_true: {self.name} expects targets from 0 to 1, received "
+                f"{y_true[where].item()!r} in element {where[0]}"
+            )
+
+    def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
+        self.check_values(y_true)
+        y = to_device(y_true, dtype=y_pred.real.dtype)
+        if self.from_logits:
+            positive = y_pred.real > 0
+            e = xp.exp(xp.where(positive, -y_pred, y_pred))  # exp(-|a|), also for complex steps
+            losses = xp.where(positive, y_pred, 0) - y_pred * y + xp.log1p(e)
+            return losses.mean(axis=1), (y, positive, e)
+        p = _clip(y_pred)
+        losses = -(y * xp.log(p) + (1 - y) * xp.log(1 - p))
+        return losses.mean(axis=1), (y, p, _unclipped(y_pred))
+
+    def gradient(self, cache: Any) -> Array:
+        """`(sigmoid(a) - y) / C`; from probabilities `(p - y) / (p * (1 - p)) / C`, 0 if clipped."""
+        if self.from_logits:
+            y, positive, e = cache
+            sigmoid = xp.where(positive, 1, e) / (1 + e)
+            return (sigmoid - y) / y.shape[1]
+        y, p, unclipped = cache
+        return xp.where(unclipped, (p - y) / (p * (1 - p)), 0) / y.shape[1]
+
+
+class MeanSquaredError(Loss):
+    """`(y_pred - y_true)**2`, the mean over the C outputs."""
+
+    name = "mean_squared_error"
+
+    def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
+        error = y_pred - to_device(y_true, dtype=y_pred.real.dtype)
+        return (error * error).mean(axis=1), error
+
+    def gradient(self, error: Array) -> Array:
+        """`2 * (y_pred - y_true) / C`"""
+        return error * (2 / error.shape[1])
+
+
+class MeanAbsoluteError(Loss):
+    """`|y_pred - y_true|`, the mean over the C outputs."""
+
+    name = "mean_absolute_error"
+
+    def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
+        error = y_pred - to_device(y_true, dtype=y_pred.real.dtype)
+        sign = xp.sign(error.real)
+        return (error * sign).mean(axis=1), sign
+
+    def gradient(self, sign: Array) -> Array:
+        """`sign(y_pred - y_true) / C`"""
+        return sign / sign.shape[1]
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
+    "categorical_crossentropy": CategoricalCrossentropy,
+    "binary_crossentropy": BinaryCrossentropy,
+    "mean_squared_error": MeanSquaredError,
+    "mse": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "mae": MeanAbsoluteError,
+}
+
+
+def get(identifier: str | Loss) -> Loss:
+    """The loss itself, or a new one of this name with default settings.
+
+    Raises:
+        TypeError: for anything but a loss or a name.
+        ValueError: for an unknown name.
+    """
+    return identifier if isinstance(identifier, Loss) else by_name("loss", identifier, LOSSES)()
+
+
+# --- formulas that losses share -------------------------------------------------------------------
+# Comparisons look at the real part only, so that a complex step (y_pred + ih) differentiates all.
+
+
+def _exponentials(a: Array) -> tuple[Array, Array, Array]:
+    """`a` shifted to a maximum of 0, its exponentials, and their sum `(N, 1)`."""
+    shifted = a - a.real.max(axis=1, keepdims=True)
+    exps = xp.exp(shifted)
+    return shifted, exps, exps.sum(axis=1, keepdims=True)
+
+
+def _normalised(p: Array) -> tuple[Array, Array]:
+    """`p` divided by its sum over the classes, and that sum `(N, 1)`."""
+    total = p.sum(axis=1, keepdims=True)
+    return p / total, total
+
+
+def _clip(p: Array) -> Array:
+    low = xp.where(p.real < EPSILON, EPSILON, p)
+    return xp.where(p.real > 1 - EPSILON, 1 - EPSILON, low)
+
+
+def _unclipped(p: Array) -> Array:
+    return (p.real >= EPSILON) & (p.real <= 1 - EPSILON)
+
+
+# --- a batch as a list of elements ----------------------------------------------------------------
+
+
+class Elements:
+    """A batch with its time axis flattened and its masked steps taken out.
+
+    Attributes:
+        y_true: `(N, ...)` on the host, checked.
+        y_pred: `(N, C)`.
+        weights: `(N,)` on the host, or None.
+    """
+
+    def __init__(
+        self,
+        check: Any,
+        y_true: Any,
+        y_pred: Array,
+        sample_weight: Any = None,
+        mask: Mask | np.ndarray | None = None,
+    ) -> None:
+        if y_pred.ndim < 2:
+            raise ValueError(
+                "y_pred: expected shape (batch, outputs) or (batch, time, outputs), "
+                f"received {y_pred.shape}"
+            )
+        if y_pred.size == 0:
+            raise ValueError(f"y_pred: the batch is empty (shape {y_pred.shape})")
+        self.shape = y_pred.shape
+        outputs = self.shape[-1]
+        elements = self.shape[:-1]
+        y_true = to_host(y_true)
+        self.kept = _kept(mask, elements)
+        weights = None if sample_weight is None else _weights(sample_weight, elements)
+        self.y_pred = y_pred.reshape(-1, outputs)
+        if self.kept is not None:
+            self.y_pred = self.y_pred[to_device(self.kept)]
+            weights = None if weights is None else weights[self.kept]
+        self.weights = weights
+        self.y_true = check(y_true, self.shape)

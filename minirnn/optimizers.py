@@ -1,0 +1,777 @@
+"""Optimizers: SGD, RMSprop, Adagrad, Adam, with Keras's formulas, in place and without waste.
+
+An optimizer is given the parameters and their gradients, under the same keys, and changes the
+parameters in place:
+
+>>> import numpy as np
+>>> params, grads = {"w": np.ones(2)}, {"w": np.array([1.0, -2.0])}
+>>> SGD(learning_rate=0.5).apply(params, grads)
+>>> params["w"]
+array([0.5, 2. ])
+
+Each optimizer is written as up to two rules:
+
+- `learn(g, slots, scratch)` takes a gradient into the running averages ("slots");
+- `drift(slots, scratch)` is what then moves every weight, with a gradient or without: momentum goes
+  on rolling. Where the first of the averages is 0, nothing may drift.
+
+Either returns what to subtract from the weights. Both work number by number, so they can be run on
+any part of a parameter: on blocks that fit in the cache, or on the rows of an embedding that a
+batch used. The result has the same bits in every case.
+
+**Decay for free.** `m = beta * m + c * g` would pass over all of `m` at each step, though a batch
+has a gradient for few rows of an embedding. We keep `m` as `scale * M`, with one `scale` for all:
+decay is then `scale *= beta`, and the gradient enters as `M += (c / scale) * g`, which leaves rows
+without a gradient alone. Every hundred steps or more, before `scale` gets very small, it is folded
+into `M`. Numbers that have decayed to nothing become exactly 0 there, and blocks of rows whose
+momentum is all 0 have nothing to do until the next gradient.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from minirnn.backend import Array, get_backend, to_device, to_host, xp
+from minirnn.base import RowGradient
+from minirnn.lookup import by_name
+from minirnn.schedules import LearningRateSchedule
+
+BLOCK = 32_768  # numbers updated at a time: with their averages they fit in the second-level cache
+LIVE_BLOCK = 4_096  # numbers of a table that rest or are updated together
+SMALL = 16_384  # parameters below this size are updated together, in one go
+FOLD = 2.0**-20  # a smaller scale is folded into its array
+NOTHING = 1e-30  # averages below this cannot be seen in any weight, and would become denormal
+
+Learn = Callable[[Array, "list[Array]", "list[Array]"], "Array | None"]
+Drift = Callable[["list[Array]", "list[Array]"], "Array"]
+
+
+class Optimizer:
+    """Base of all optimizers.
+
+    A subclass lists its running averages in `slots` and gives the two rules of a step in `rules`.
+    Constructor arguments are kept as attributes of the same names; `get_config` relies on that.
+
+    Args:
+        learning_rate: a number, or a schedule (see `minirnn.optimizers.schedules`).
+        clipnorm: the gradient of each parameter is scaled down to this L2 norm if it is longer.
+        global_clipnorm: all gradients together are scaled down to this L2 norm.
+        clipvalue: each number of each gradient is clipped to [-clipvalue, clipvalue].
+
+    Attributes:
+        iterations: how many steps have been done.
+
+    Raises:
+        ValueError: if more than one kind of clipping is asked for, or a number is out of range.
+    """
+
+    slots: dict[str, float] = {}  # name of each running average -> its start; see `drift`
+    decays: dict[str, float] = {}  # those that decay -> what is left of them after a step
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule,
+        *,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        clipvalue: float | None = None,
+    ) -> None:
+        clipping = {
+            "clipnorm": clipnorm,
+            "global_clipnorm": global_clipnorm,
+            "clipvalue": clipvalue,
+        }
+        given = {name: value for name, value in clipping.items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(
+                "clipnorm, global_clipnorm, clipvalue: expected at most one of them, received "
+                + ", ".join(f"{name}={value!r}" for name, value in given.items())
+            )
+        for name, value in given.items():
+            if not value > 0:
+                raise ValueError(f"{name}: expected a number above 0, received {value!r}")
+        self.clipnorm = clipnorm
+        self.global_clipnorm = global_clipnorm
+        self.clipvalue = clipvalue
+        self._learning_rate = _checked_rate(learning_rate)
+        self.iterations = 0
+        self._averages: dict[Hashable, dict[str, Array]] = {}  # each of its parameter's shape
+        self._scales = dict.fromkeys(self.decays, 1.0)
+        self._loaded: dict[str, Any] = {}  # averages from a checkpoint that wait for their weights
+        self._parts: list[_Part] = []
+        self._planned: dict[Hashable, Array] = {}
+        self._scratch: list[Array] = []
+
+    def rules(self, rate: float) -> tuple[Learn, Drift | None]:
+        """`learn` and `drift` of this step; see the head of this module."""
+        raise NotImplementedError(f"{type(self).__name__} has no rules")
+
+    # -- learning rate --
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step.
+
+        Setting it raises TypeError where a schedule is in force.
+        """
+        if isinstance(self._learning_rate, LearningRateSchedule):
+            return float(self._learning_rate(self.iterations))
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float | LearningRateSchedule) -> None:
+        follows = isinstance(self._learning_rate, LearningRateSchedule)
+        if follows and not isinstance(value, LearningRateSchedule):
+            raise TypeError(
+                f"learning_rate: this {type(self).__name__} follows the schedule "
+                f"{self._learning_rate!r}, so it cannot be set to {value!r}. Make the optimizer "
+                "with a number as its learning rate instead."
+            )
+        self._learning_rate = _checked_rate(value)
+
+    # -- one step --
+
+    def apply(
+        self,
+        params: Mapping[Hashable, Array],
+        grads: Mapping[Hashable, Array | RowGradient],
+    ) -> None:
+        """Do one step: change the arrays of `params` in place.
+
+        Args:
+            params: key → weights, of any shape.
+            grads: key → gradient of the same shape, or a `RowGradient`. Parameters without a
+                gradient stay as they are.
+
+        Raises:
+            ValueError: if a gradient has no parameter or another shape.
+        """
+        _check_shapes(params, grads)
+        grads = self._clip(grads)
+        known = grads.keys() == self._planned.keys()
+        if not known or any(params[key] is not array for key, array in self._planned.items()):
+            self._plan(params, grads)
+        rate = self.learning_rate
+        self.iterations += 1
+        self._decay()
+        learn, drift = self.rules(rate)
+        for part in self._parts:
+            part.step(grads, learn, drift, self._scratch)
+
+    def _plan(self, params: Mapping, grads: Mapping) -> None:
+        """Lay out the averages: each large parameter by itself, the small ones end to end."""
+        self._planned = {key: params[key] for key in grads}
+        small = SMALL if get_backend() == "numpy" else math.inf  # a GPU prefers few calls
+        groups, pools = [], {}
+        for key, weights in self._planned.items():
+            table = isinstance(grads[key], RowGradient)
+            if weights.flags.c_contiguous and (table or weights.size >= small):
+                groups.append(([key], _Table if table else _Part))
+            else:
+                pools.setdefault(weights.dtype, []).append(key)
+        groups += [(keys, _Pool) for keys in pools.values()]
+        self._parts = [kind(keys, self._planned, self.slots) for keys, kind in groups]
+        for part in self._parts:
+            for key in part.keys:
+                self._averages[key] = self._continued(key, part.averages_of(key))
+            part.find_live()
+        length = max((part.scratch_size for part in self._parts), default=0)
+        dtypes = [part.weights.dtype for part in self._parts]
+        self._scratch = [xp.empty(length, dtype=np.result_type(*dtypes)) for _ in "ab" if dtypes]
+
+    def _continued(self, key: Hashable, averages: dict[str, Array]) -> dict[str, Array]:
+        """Put what is known so far about `key` into its new averages."""
+        for slot, array in averages.items():
+            name = f"{_label(key)}/{slot}"
+            before = self._averages.get(key, {}).get(slot, self._loaded.pop(name, None))
+            if before is None:
+                continue
+            if before.shape != array.shape:
+                raise ValueError(
+                    f"optimizer state: {name} has shape {before.shape}, "
+                    f"but the weights have shape {array.shape}"
+                )
+            array[...] = to_device(before, dtype=array.dtype)
+        return averages
+
+    def _decay(self) -> None:
+        """Let all averages decay by one step."""
+        for slot, decay in self.decays.items():
+            self._scales[slot] *= decay
+            if self._scales[slot] < FOLD:
+                for averages in self._averages.values():
+                    average = averages[slot]
+                    average *= self._scales[slot]
+                    # Adding a number and taking it away again rounds what is too small to 0.
+                    large = NOTHING / float(np.finfo(average.dtype).eps)
+                    average += large
+                    average -= large
+                self._scales[slot] = 1.0
+                for part in self._parts:
+                    part.find_live()
+
+    # -- clipping --
+
+    def _clip(self, grads: Mapping) -> Mapping:
+        """The gradients, clipped; those given are left as they are.
+
+        The norm of a `RowGradient` is that of its rows: all other rows are zero.
+        """
+        if self.clipvalue is not None:
+            limit = self.clipvalue
+            return {
+                key: _mapped(g, lambda a: xp.clip(a, -limit, limit)) for key, g in grads.items()
+            }
+        if self.clipnorm is not None:
+            limit = self.clipnorm
+            return {key: _scaled(g, _shrink(_squared_norm(g), limit)) for key, g in grads.items()}
+        if self.global_clipnorm is not None and grads:
+            factor = _shrink(sum(map(_squared_norm, grads.values())), self.global_clipnorm)
+            return {key: _scaled(g, factor) for key, g in grads.items()}
+        return grads
+
+    # -- saving --
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on as if nothing had happened: host arrays and numbers, flat.
+
+        An average is kept under `key/slot` and what it is to be multiplied with under
+        `scale/slot`. The parts of a key that is a tuple are joined by `/`.
+        """
+        state: dict[str, Any] = {"iterations": self.iterations}
+        if not isinstance(self._learning_rate, LearningRateSchedule):
+            state["learning_rate"] = self._learning_rate
+        for slot, scale in self._scales.items():
+            state[f"scale/{slot}"] = scale
+        state |= self._loaded
+        for key, averages in self._averages.items():
+            for slot, array in averages.items():
+                state[f"{_label(key)}/{slot}"] = np.array(to_host(array))
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, with an optimizer of the same kind.
+
+        Raises:
+            ValueError: if `state` comes from another kind of optimizer.
+        """
+        state = dict(state)
+        expected = {"iterations", *(f"scale/{slot}" for slot in self.decays)}
+        if missing := sorted(expected - state.keys()):
+            raise ValueError(
+                f"optimizer state: {', '.join(missing)} not found; this is not the state of "
+                f"{type(self).__name__} with these settings"
+            )
+        self.iterations = int(state.pop("iterations"))
+        rate = state.pop("learning_rate", None)
+        if rate is not None and not isinstance(self._learning_rate, LearningRateSchedule):
+            self._learning_rate = float(rate)
+        for slot in self.decays:
+            self._scales[slot] = float(state.pop(f"scale/{slot}"))
+        foreign = [name for name in state if name.rpartition("/")[2] not in self.slots]
+        if foreign:
+            raise ValueError(
+                f"optimizer state: {type(self).__name__} with these settings has no use for "
+                f"{', '.join(foreign[:3])}"
+            )
+        self._loaded = {name: np.array(value) for name, value in state.items()}
+        self._averages = {}
+        self._planned = {}
+        self._parts = []
+
+    # -- configuration --
+
+    def get_config(self) -> dict[str, Any]:
+        """The name and the constructor's arguments, fit for JSON."""
+        config: dict[str, Any] = {"name": type(self).__name__.lower()}
+        for key, parameter in inspect.signature(type(self)).parameters.items():
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                config[key] = getattr(self, key)
+        if isinstance(self._learning_rate, LearningRateSchedule):
+            config["learning_rate"] = self._learning_rate.get_config()
+        for key in ("clipnorm", "global_clipnorm", "clipvalue"):
+            config[key] = getattr(self, key)
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Optimizer:
+        """The optimizer that `get_config` described. `Optimizer.from_config` makes any of ours.
+
+        Raises:
+            ValueError: for a name that is not an optimizer's.
+        """
+        arguments = dict(config)
+        name = arguments.pop("name", None)
+        made = by_name("optimizer", name, OPTIMIZERS) if cls is Optimizer else cls
+        if isinstance(arguments.get("learning_rate"), Mapping):
+            rate = arguments["learning_rate"]
+            arguments["learning_rate"] = LearningRateSchedule.from_config(dict(rate))
+        return made(**arguments)
+
+    def __repr__(self) -> str:
+        config = self.get_config()
+        del config["name"]
+        shown = ", ".join(f"{key}={value!r}" for key, value in config.items() if value is not None)
+        return f"{type(self).__name__}({shown})"
+
+
+# --- the optimizers -------------------------------------------------------------------------------
+
+
+class SGD(Optimizer):
+    """Gradient descent: `w -= rate * g`.
+
+    With momentum (Polyak 1964), and with Nesterov's:
+
+        velocity = momentum * velocity - rate * g
+        w += velocity                            nesterov: w += momentum * velocity - rate * g
+
+    We keep the velocity with its sign turned round.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        **clipping: float | None,
+    ) -> None:
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum: expected a number from 0 to 1, received {momentum!r}")
+        self.momentum = momentum
+        self.nesterov = nesterov
+        if momentum:
+            self.slots = {"velocity": 0.0}
+            self.decays = {"velocity": momentum}
+        super().__init__(learning_rate, **clipping)
+
+    def rules(self, rate: float) -> tuple[Learn, Drift | None]:
+        def descend(g: Array, slots: list[Array], scratch: list[Array]) -> Array:
+            return xp.multiply(g, rate, out=scratch[0])
+
+        if not self.momentum:
+            return descend, None
+
+        scale = self._scales["velocity"]
+        taken = scale * self.momentum if self.nesterov else scale
+
+        def learn(g: Array, slots: list[Array], scratch: list[Array]) -> Array | None:
+            (velocity,) = slots
+            velocity += xp.multiply(g, rate / scale, out=scratch[0])
+            return descend(g, slots, scratch) if self.nesterov else None
+
+        def drift(slots: list[Array], scratch: list[Array]) -> Array:
+            (velocity,) = slots
+            return xp.multiply(velocity, taken, out=scratch[0])
+
+        return learn, drift
+
+
+class RMSprop(Optimizer):
+    """Steps divided by the root of a running mean of squared gradients (Hinton 2012, lecture 6e).
+
+        v = rho * v + (1 - rho) * g**2
+        step = rate * g / sqrt(v + epsilon)
+        w -= step                                momentum: b = momentum * b + step;  w -= b
+
+    `centered` divides by the standard deviation: `sqrt(v - a**2 + epsilon)` with
+    `a = rho * a + (1 - rho) * g`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        **clipping: float | None,
+    ) -> None:
+        _check_decays(rho=rho, momentum=momentum)
+        self.rho = rho
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.centered = centered
+        self.decays = {"momentum": momentum} if momentum else {}
+        self.decays |= {"v": rho, "average": rho} if centered else {"v": rho}
+        self.slots = dict.fromkeys(self.decays, 0.0)
+        super().__init__(learning_rate, **clipping)
+
+    def rules(self, rate: float) -> tuple[Learn, Drift | None]:
+        scales = self._scales
+        v_scale, fresh = scales["v"], (1 - self.rho) / scales["v"]
+        names = list(self.slots)
+
+        def learn(g: Array, slots: list[Array], scratch: list[Array]) -> Array | None:
+            s, t = scratch
+            named = dict(zip(names, slots, strict=True))
+            v = named["v"]
+            xp.multiply(g, g, out=s)
+            s *= fresh
+            v += s
+            xp.multiply(v, v_scale, out=s)
+            if self.centered:
+                average = named["average"]
+                average += xp.multiply(g, (1 - self.rho) / scales["average"], out=t)
+                xp.multiply(average, scales["average"], out=t)
+                t *= t
+                s -= t
+            s += self.epsilon
+            xp.sqrt(s, out=s)
+            xp.divide(g, s, out=s)
+            s *= rate
+            if not self.momentum:
+                return s
+            s *= 1 / scales["momentum"]
+            named["momentum"] += s
+            return None
+
+        def drift(slots: list[Array], scratch: list[Array]) -> Array:
+            return xp.multiply(slots[0], scales["momentum"], out=scratch[0])
+
+        return learn, drift if self.momentum else None
+
+
+class Adagrad(Optimizer):
+    """Steps divided by the root of the sum of all squared gradients (Duchi et al. 2011).
+
+    a += g**2
+    w -= rate * g / sqrt(a + epsilon)
+    """
+
+    slots = {"accumulator": 0.1}
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
+        **clipping: float | None,
+    ) -> None:
+        if not initial_accumulator_value >= 0:
+            raise ValueError(
+                "initial_accumulator_value: expected a number not below 0, "
+                f"received {initial_accumulator_value!r}"
+            )
+        self.initial_accumulator_value = initial_accumulator_value
+        self.epsilon = epsilon
+        self.slots = {"accumulator": initial_accumulator_value}
+        super().__init__(learning_rate, **clipping)
+
+    def rules(self, rate: float) -> tuple[Learn, Drift | None]:
+        def learn(g: Array, slots: list[Array], scratch: list[Array]) -> Array:
+            (a,) = slots
+            s = scratch[0]
+            a += xp.multiply(g, g, out=s)
+            xp.add(a, self.epsilon, out=s)
+            xp.sqrt(s, out=s)
+            xp.divide(g, s, out=s)
+            s *= rate
+            return s
+
+        return learn, None
+
+
+class Adam(Optimizer):
+    """Momentum over the root of a running mean of squared gradients (Kingma and Ba 2015).
+
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * g**2
+        w -= rate * sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / (sqrt(v) + epsilon)
+
+    in step t = 1, 2, ...; epsilon stands outside the bias correction, as in Keras.
+
+    Rows of an embedding that a batch does not use go on moving while their m is not 0. With `lazy`
+    they stay: only the rows of the batch are updated, which is faster for a large vocabulary and
+    gives other numbers. (Their m and v decay all the same.)
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        lazy: bool = False,
+        **clipping: float | None,
+    ) -> None:
+        _check_decays(beta_1=beta_1, beta_2=beta_2)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.lazy = lazy
+        self.decays = {"m": beta_1, "v": beta_2}
+        self.slots = {"m": 0.0, "v": 0.0}
+        super().__init__(learning_rate, **clipping)
+
+    def rules(self, rate: float) -> tuple[Learn, Drift | None]:
+        m_scale, v_scale = self._scales["m"], self._scales["v"]
+        m_fresh = (1 - self.beta_1) / m_scale
+        v_fresh = (1 - self.beta_2) / v_scale
+        t = self.iterations
+        corrected = rate * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        # m / (sqrt(v) + epsilon), with the scales taken out of the root.
+        factor = corrected * m_scale / math.sqrt(v_scale)
+        epsilon = self.epsilon / math.sqrt(v_scale)
+
+        def learn(g: Array, slots: list[Array], scratch: list[Array]) -> Array | None:
+            m, v = slots
+            s = scratch[0]
+            m += xp.multiply(g, m_fresh, out=s)
+            xp.multiply(g, g, out=s)
+            s *= v_fresh
+            v += s
+            return drift(slots, scratch) if self.lazy else None
+
+        def drift(slots: list[Array], scratch: list[Array]) -> Array:
+            m, v = slots
+            s = xp.sqrt(v, out=scratch[0])
+            s += epsilon
+            xp.divide(m, s, out=s)
+            s *= factor
+            return s
+
+        return learn, None if self.lazy else drift
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+    "adam": Adam,
+}
+
+
+def get(identifier: str | Optimizer) -> Optimizer:
+    """The optimizer itself, or a new one of this name with default settings.
+
+    Raises:
+        TypeError: for anything but an optimizer or a name.
+        ValueError: for an unknown name.
+    """
+    if isinstance(identifier, Optimizer):
+        return identifier
+    name = identifier.lower() if isinstance(identifier, str) else identifier
+    return by_name("optimizer", name, OPTIMIZERS)()
+
+
+# --- how a step runs over the parameters ----------------------------------------------------------
+
+
+class _Part:
+    """One large parameter, updated block by block; its averages are flat arrays."""
+
+    def __init__(self, keys: list[Hashable], params: dict, slots: dict[str, float]) -> None:
+        self.keys = keys
+        self.params = [params[key] for key in keys]
+        self.shapes = [array.shape for array in self.params]
+        self.bounds = np.cumsum([0] + [array.size for array in self.params]).tolist()
+        self.size = self.bounds[-1]
+        self.weights = self.flat_weights()
+        self.slots = {
+            name: xp.full(self.size, start, dtype=self.weights.dtype)
+            for name, start in slots.items()
+        }
+        self.block = BLOCK if get_backend() == "numpy" else max(self.size, 1)
+        self.all_blocks = self.cut([(0, self.size)])
+        self.scratch_size = min(self.size, self.block)
+
+    def flat_weights(self) -> Array:
+        return self.params[0].reshape(-1)
+
+    def view(self, flat: Array, i: int) -> Array:
+        """The numbers of the i-th parameter in a flat array, in its shape."""
+        return flat[self.bounds[i] : self.bounds[i + 1]].reshape(self.shapes[i])
+
+    def averages_of(self, key: Hashable) -> dict[str, Array]:
+        i = self.keys.index(key)
+        return {name: self.view(flat, i) for name, flat in self.slots.items()}
+
+    def cut(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [
+            (start, min(start + self.block, stop))
+            for first, stop in spans
+            for start in range(first, stop, self.block)
+        ]
+
+    def find_live(self) -> None:
+        """Only a table has rows that may rest."""
+
+    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        gradient = _densified(grads[self.keys[0]], self.shapes[0])
+        self.step_dense(gradient.reshape(-1), learn, drift, scratch)
+
+    def step_dense(self, gradient: Array, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        flat_slots = list(self.slots.values())
+        for start, stop in self.all_blocks:
+            weights = self.weights[start:stop]
+            slots = [flat[start:stop] for flat in flat_slots]
+            buffers = [buffer[: stop - start] for buffer in scratch]
+            delta = learn(gradient[start:stop], slots, buffers)
+            if delta is not None:
+                weights -= delta
+            if drift is not None:
+                weights -= drift(slots, buffers)
+
+
+class _Pool(_Part):
+    """Small parameters end to end: a call costs more than their few numbers, so make few calls.
+
+    Weights and gradients are copied in and the weights out again.
+    """
+
+    def flat_weights(self) -> Array:
+        self.gradient = xp.empty(self.size, dtype=self.params[0].dtype)
+        return xp.empty(self.size, dtype=self.params[0].dtype)
+
+    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        gradients = [
+            _densified(grads[key], shape) for key, shape in zip(self.keys, self.shapes, strict=True)
+        ]
+        xp.concatenate([array.reshape(-1) for array in self.params], out=self.weights)
+        xp.concatenate([array.reshape(-1) for array in gradients], out=self.gradient)
+        self.step_dense(self.gradient, learn, drift, scratch)
+        for i, target in enumerate(self.params):
+            target[...] = self.view(self.weights, i)
+
+
+class _Table(_Part):
+    """A table whose gradient comes by rows: only the rows of the batch learn, live blocks drift."""
+
+    def __init__(self, keys: list[Hashable], params: dict, slots: dict[str, float]) -> None:
+        super().__init__(keys, params, slots)
+        self.width = max(1, self.size // max(1, len(self.params[0])))  # numbers in a row
+        self.rows_at_once = max(1, self.block // self.width)
+        self.scratch_size = max(self.block, self.width)
+        self.live_rows = max(1, LIVE_BLOCK // self.width)
+        self.tables = list(self.averages_of(keys[0]).values())
+
+    def find_live(self) -> None:
+        """Look up which blocks of rows have a first average that is not 0 everywhere."""
+        starts = np.arange(0, self.size, self.live_rows * self.width)
+        if get_backend() == "numpy" and self.slots and len(starts):
+            first = next(iter(self.slots.values()))
+            self.live = np.logical_or.reduceat(first != 0, starts)
+        else:  # on a GPU looking would mean waiting
+            self.live = np.ones(len(starts), dtype=bool)
+        self.cut_live()
+
+    def cut_live(self) -> None:
+        edges = np.flatnonzero(np.diff(self.live, prepend=False, append=False))
+        bounds = np.minimum(edges * self.live_rows * self.width, self.size).tolist()
+        self.live_blocks = self.cut(zip(bounds[::2], bounds[1::2], strict=True))
+
+    def wake(self, rows: Any) -> None:
+        """The blocks of these rows (an index) have something to do from now on."""
+        if not self.live[rows].all():
+            self.live[rows] = True
+            self.cut_live()
+
+    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        gradient = grads[self.keys[0]]
+        if not isinstance(gradient, RowGradient):
+            self.wake(slice(None))
+            super().step(grads, learn, drift, scratch)
+            return
+        self.learn_rows(gradient, learn, scratch)
+        if drift is not None:
+            if get_backend() == "numpy":
+                self.wake(gradient.ids // self.live_rows)
+            for start, stop in self.live_blocks:
+                slots = [flat[start:stop] for flat in self.slots.values()]
+                weights = self.weights[start:stop]
+                weights -= drift(slots, [buffer[: stop - start] for buffer in scratch])
+
+    def learn_rows(self, gradient: RowGradient, learn: Learn, scratch: list) -> None:
+        (weights,) = self.params
+        for start in range(0, len(gradient.ids), self.rows_at_once):
+            ids = gradient.ids[start : start + self.rows_at_once]
+            rows = gradient.rows[start : start + self.rows_at_once]
+            slots = [table.take(ids, axis=0) for table in self.tables]
+            delta = learn(rows, slots, [b[: rows.size].reshape(rows.shape) for b in scratch])
+            for table, slot in zip(self.tables, slots, strict=True):
+                table[ids] = slot
+            if delta is not None:
+                moved = weights.take(ids, axis=0)
+                moved -= delta
+                weights[ids] = moved
+
+
+def _densified(gradient: Array | RowGradient, shape: tuple[int, ...]) -> Array:
+    return gradient.dense(shape) if isinstance(gradient, RowGradient) else gradient
+
+
+# --- checks and clipping --------------------------------------------------------------------------
+
+
+def _checked_rate(rate: Any) -> float | LearningRateSchedule:
+    if isinstance(rate, LearningRateSchedule):
+        return rate
+    try:
+        number = float(rate)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"learning_rate: expected a number or a LearningRateSchedule, received {rate!r}"
+        ) from None
+    if not 0 <= number < math.inf:
+        raise ValueError(f"learning_rate: expected a finite number not below 0, received {rate!r}")
+    return number
+
+
+def _check_decays(**decays: float) -> None:
+    for name, value in decays.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}: expected a number from 0 to below 1, received {value!r}")
+
+
+def _check_shapes(params: Mapping, grads: Mapping) -> None:
+    for key, gradient in grads.items():
+        if key not in params:
+            raise ValueError(
+                f"grads: there is no parameter {key!r}; known: {', '.join(map(repr, params))}"
+            )
+        expected = params[key].shape
+        if isinstance(gradient, RowGradient):
+            expected = (len(gradient.ids), *expected[1:])
+            gradient = gradient.rows
+        if gradient.shape != expected:
+            raise ValueError(
+                f"grads: expected the gradient of {key!r} to have shape {expected}, "
+                f"received {gradient.shape}"
+            )
+
+
+def _label(key: Hashable) -> str:
+    """The name of a parameter in a checkpoint."""
+    return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _mapped(gradient: Array | RowGradient, change: Callable[[Array], Array]) -> Any:
+    if isinstance(gradient, RowGradient):
+        return RowGradient(gradient.ids, change(gradient.rows))
+    return change(gradient)
+
+
+def _squared_norm(gradient: Array | RowGradient) -> Array:
+    numbers = gradient.rows if isinstance(gradient, RowGradient) else gradient
+    flat = numbers.reshape(-1)
+    return xp.dot(flat, flat)
+
+
+def _shrink(squared_norm: Array, limit: float) -> Array:
+    """What brings this norm down to `limit`; 1 if it is no longer than that.
+
+    NaN for a norm that is not finite, so that an overflow shows instead of being clipped away.
+    """
+    with np.errstate(invalid="ignore"):
+        norm = xp.sqrt(squared_norm)
+        return limit / xp.maximum(norm, limit) + (norm - norm)
+
+
+def _scaled(gradient: Array | RowGradient, factor: Array) -> Any:
+    return _mapped(gradient, lambda numbers: numbers * factor)
