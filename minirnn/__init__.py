@@ -1,1 +1,47 @@
-"""minirnn"""
+"""minirnn: recurrent networks by hand: exact, small and fast, on NumPy and CuPy.
+
+The names follow Keras, so that `import minirnn as keras` runs most of a Keras lesson on recurrent
+networks. To see how it works, begin with `minirnn/cells.py`.
+"""
+
+from minirnn import (
+    activations,
+    callbacks,
+    data,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    utils,
+)
+from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
+from minirnn.layers import Input
+from minirnn.models import Sequential, load
+from minirnn.saving import FileFormatError
+from minirnn.training import NonFiniteError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FileFormatError",
+    "Input",
+    "NonFiniteError",
+    "Sequential",
+    "activations",
+    "callbacks",
+    "data",
+    "get_backend",
+    "initializers",
+    "layers",
+    "load",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "set_backend",
+    "set_floatx",
+    "set_random_seed",
+    "utils",
+]

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.backend import Array, to_device, to_host, xp
+from minirnn.backend import Array, floatx, to_device, to_host, xp
 from minirnn.lookup import by_name
 from minirnn.packing import Mask
 
@@ -43,10 +43,12 @@ class Loss:
         from_logits: whether predictions come before their softmax or sigmoid.
         activation: the activation that `from_logits=True` takes the place of; None if there is
             none.
+        sparse: whether y_true holds class numbers; otherwise it has y_pred's shape.
     """
 
     name = "loss"
     activation: str | None = None
+    sparse = False
     from_logits = False
 
     def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
@@ -56,10 +58,6 @@ class Loss:
     def gradient(self, cache: Any) -> Array:
         """`(N, C)`: the gradient of each element's loss at its own row of y_pred; a new array."""
         raise NotImplementedError(f"{type(self).__name__} has no gradient")
-
-    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """`y_true` in the shape that belongs to predictions of this `shape`."""
-        return dense_targets(y_true, shape)
 
     def forward(
         self,
@@ -85,7 +83,7 @@ class Loss:
         Raises:
             ValueError: for shapes that do not fit, labels outside the classes, an empty batch.
         """
-        batch = Elements(self.check, y_true, y_pred, sample_weight, mask)
+        batch = Elements(y_true, y_pred, self.sparse, sample_weight, mask)
         losses, cache = self.elementwise(batch.y_true, batch.y_pred)
         dy = self.gradient(cache)
         count = max(len(batch.y_pred), 1)
@@ -100,7 +98,7 @@ class Loss:
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None
     ) -> float:
         """The mean loss alone; see `forward`."""
-        batch = Elements(self.check, y_true, to_device(y_pred), sample_weight, mask)
+        batch = Elements(y_true, to_device(y_pred), self.sparse, sample_weight, mask)
         losses, _ = self.elementwise(batch.y_true, batch.y_pred)
         if batch.weights is not None:
             losses = losses * to_device(batch.weights, dtype=losses.dtype)
@@ -142,18 +140,16 @@ class Loss:
 class SparseCategoricalCrossentropy(Loss):
     """Minus the logarithm of the probability p given to the true class; labels are class numbers.
 
-        from logits a:       -log(softmax(a)[label]) = log(sum(exp(a))) - a[label]
-        from probabilities:  -log(clip(p / sum(p))[label])
+    from logits a:       -log(softmax(a)[label]) = log(sum(exp(a))) - a[label]
+    from probabilities:  -log(clip(p / sum(p))[label])
     """
 
     name = "sparse_categorical_crossentropy"
     activation = "softmax"
+    sparse = True
 
     def __init__(self, from_logits: bool = False) -> None:
         self.from_logits = from_logits
-
-    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return class_labels(y_true, shape)
 
     def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
         labels = to_device(y_true)
@@ -179,7 +175,7 @@ class SparseCategoricalCrossentropy(Loss):
             exps[rows, labels] -= 1
             return exps
         rows, labels, p, true, clipped, total = cache
-        dtrue = xp.where(_unclipped(true), -1 / clipped, 0)
+        dtrue = -1 / clipped * _unclipped(true)
         dp = xp.empty_like(p)
         dp[...] = -(dtrue * true)[:, None]
         dp[rows, labels] += dtrue
@@ -207,10 +203,6 @@ class CategoricalCrossentropy(Loss):
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
 
-    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        hint = "for class numbers use sparse_categorical_crossentropy"
-        return dense_targets(y_true, shape, hint)
-
     def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
         y = to_device(y_true, dtype=y_pred.real.dtype)
         if self.label_smoothing:
@@ -235,15 +227,15 @@ class CategoricalCrossentropy(Loss):
             exps -= y
             return exps
         y, p, clipped, total = cache
-        dp = xp.where(_unclipped(p), -y / clipped, 0)
+        dp = -y / clipped * _unclipped(p)
         return (dp - (dp * p).sum(axis=1, keepdims=True)) / total
 
 
 class BinaryCrossentropy(Loss):
     """Cross-entropy of yes-or-no outputs with targets y in [0, 1]; the mean over the C outputs.
 
-        from logits a:       max(a, 0) - a * y + log(1 + exp(-|a|))
-        from probabilities:  -(y * log(p) + (1 - y) * log(1 - p)),  p clipped
+    from logits a:       max(a, 0) - a * y + log(1 + exp(-|a|))
+    from probabilities:  -(y * log(p) + (1 - y) * log(1 - p)),  p clipped
     """
 
     name = "binary_crossentropy"
@@ -252,38 +244,26 @@ class BinaryCrossentropy(Loss):
     def __init__(self, from_logits: bool = False) -> None:
         self.from_logits = from_logits
 
-    def check(self, y_true: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return dense_targets(y_true, shape)
-
-    def check_values(self, y_true: np.ndarray) -> None:
-        outside = ~((y_true >= 0) & (y_true <= 1))
-        if outside.any():
-            where = tuple(int(i) for i in np.argwhere(outside)[0])
-            raise ValueError(
-                f"y_true: {self.name} expects targets from 0 to 1, received "
-                f"{y_true[where].item()!r} in element {where[0]}"
-            )
-
     def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
-        self.check_values(y_true)
+        _check_within_0_and_1(y_true)
         y = to_device(y_true, dtype=y_pred.real.dtype)
         if self.from_logits:
             positive = y_pred.real > 0
             e = xp.exp(xp.where(positive, -y_pred, y_pred))  # exp(-|a|), also for complex steps
-            losses = xp.where(positive, y_pred, 0) - y_pred * y + xp.log1p(e)
+            losses = y_pred * positive - y_pred * y + xp.log1p(e)
             return losses.mean(axis=1), (y, positive, e)
         p = _clip(y_pred)
         losses = -(y * xp.log(p) + (1 - y) * xp.log(1 - p))
         return losses.mean(axis=1), (y, p, _unclipped(y_pred))
 
     def gradient(self, cache: Any) -> Array:
-        """`(sigmoid(a) - y) / C`; from probabilities `(p - y) / (p * (1 - p)) / C`, 0 if clipped."""
+        """`(sigmoid(a) - y) / C`; from probabilities `(p - y) / (p - p**2) / C`, 0 if clipped."""
         if self.from_logits:
             y, positive, e = cache
-            sigmoid = xp.where(positive, 1, e) / (1 + e)
+            sigmoid = xp.where(positive, xp.ones_like(e), e) / (1 + e)
             return (sigmoid - y) / y.shape[1]
         y, p, unclipped = cache
-        return xp.where(unclipped, (p - y) / (p * (1 - p)), 0) / y.shape[1]
+        return (p - y) / (p * (1 - p)) * unclipped / y.shape[1]
 
 
 class MeanSquaredError(Loss):
@@ -354,8 +334,9 @@ def _normalised(p: Array) -> tuple[Array, Array]:
 
 
 def _clip(p: Array) -> Array:
-    low = xp.where(p.real < EPSILON, EPSILON, p)
-    return xp.where(p.real > 1 - EPSILON, 1 - EPSILON, low)
+    if p.dtype.kind != "c":
+        return xp.clip(p, EPSILON, 1 - EPSILON)
+    return xp.where(_unclipped(p), p, xp.clip(p.real, EPSILON, 1 - EPSILON))
 
 
 def _unclipped(p: Array) -> Array:
@@ -366,38 +347,126 @@ def _unclipped(p: Array) -> Array:
 
 
 class Elements:
-    """A batch with its time axis flattened and its masked steps taken out.
+    """A batch with its time axis flattened and its masked steps taken out, all checked.
 
     Attributes:
-        y_true: `(N, ...)` on the host, checked.
+        y_true: `(N,)` class numbers if `sparse`, else `(N, C)`; on the host.
         y_pred: `(N, C)`.
         weights: `(N,)` on the host, or None.
     """
 
     def __init__(
         self,
-        check: Any,
         y_true: Any,
         y_pred: Array,
+        sparse: bool,
         sample_weight: Any = None,
         mask: Mask | np.ndarray | None = None,
     ) -> None:
-        if y_pred.ndim < 2:
+        if y_pred.dtype.kind not in "fc":
+            y_pred = y_pred.astype(floatx())
+        self.shape = y_pred.shape
+        *elements, C = self.shape
+        if len(elements) not in (1, 2):
             raise ValueError(
                 "y_pred: expected shape (batch, outputs) or (batch, time, outputs), "
-                f"received {y_pred.shape}"
+                f"received {self.shape}"
             )
         if y_pred.size == 0:
-            raise ValueError(f"y_pred: the batch is empty (shape {y_pred.shape})")
-        self.shape = y_pred.shape
-        outputs = self.shape[-1]
-        elements = self.shape[:-1]
-        y_true = to_host(y_true)
-        self.kept = _kept(mask, elements)
-        weights = None if sample_weight is None else _weights(sample_weight, elements)
-        self.y_pred = y_pred.reshape(-1, outputs)
+            raise ValueError(f"y_pred: the batch is empty, its shape is {self.shape}")
+        shape = tuple(elements)
+        y_true = _fitting(to_host(y_true), shape, C, sparse)
+        weights = None if sample_weight is None else _fitting_weights(sample_weight, shape)
+
+        self.kept = _kept(mask, shape)  # flat numbers of the real steps, or None for all
+        self.y_pred = y_pred.reshape(-1, C)
+        self.y_true = y_true
+        self.weights = weights
         if self.kept is not None:
             self.y_pred = self.y_pred[to_device(self.kept)]
-            weights = None if weights is None else weights[self.kept]
-        self.weights = weights
-        self.y_true = check(y_true, self.shape)
+            self.y_true = y_true[self.kept]
+            self.weights = None if weights is None else weights[self.kept]
+        if sparse:
+            self.y_true = self.checked_labels(self.y_true, C)
+
+    def checked_labels(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """The labels as integers, if all of them are classes."""
+        if labels.dtype.kind not in "iu":
+            bad = labels != np.floor(labels) if labels.dtype.kind == "f" else None
+            if labels.dtype.kind == "b" or (bad is not None and not bad.any()):
+                labels = labels.astype(np.int64)
+            elif bad is None:
+                raise ValueError(f"y_true: expected class numbers, received {labels.dtype}")
+            else:
+                self.refuse_label(labels, bad, "a whole number")
+        if labels.size and (labels.min() < 0 or labels.max() >= classes):
+            bad = (labels < 0) | (labels >= classes)
+            expected = f"one of the {classes} classes, 0 to {classes - 1}"
+            self.refuse_label(labels, bad, expected)
+        return labels
+
+    def refuse_label(self, labels: np.ndarray, bad: np.ndarray, expected: str) -> None:
+        first = int(np.flatnonzero(bad)[0])
+        flat = first if self.kept is None else int(self.kept[first])
+        place = f"row {flat}"
+        if len(self.shape) == 3:
+            place = "row {}, step {}".format(*divmod(flat, self.shape[1]))
+        raise ValueError(
+            f"y_true: expected each label to be {expected}; received {labels[first].item()!r} "
+            f"in {place}"
+        )
+
+    def spread(self, dy: Array) -> Array:
+        """`(N, C)` back in the batch's own shape, 0 at masked steps."""
+        if self.kept is None:
+            return dy.reshape(self.shape)
+        full = xp.zeros(self.shape, dtype=dy.dtype)
+        full.reshape(-1, self.shape[-1])[to_device(self.kept)] = dy
+        return full
+
+
+def _fitting(y_true: np.ndarray, elements: tuple[int, ...], C: int, sparse: bool) -> np.ndarray:
+    """y_true as `(elements,)` or `(elements, C)`, if its shape fits y_pred's."""
+    if sparse:
+        if y_true.shape in (elements, (*elements, 1)):
+            return y_true.reshape(-1)
+        expected, hint = elements, "for one-hot targets use categorical_crossentropy"
+    else:
+        if y_true.shape == (*elements, C) or (C == 1 and y_true.shape == elements):
+            return y_true.reshape(-1, C)
+        expected, hint = (*elements, C), "for class numbers use sparse_categorical_crossentropy"
+    message = f"y_true: expected shape {expected} for y_pred of shape {(*elements, C)}, received "
+    other_kind = C > 1 and (y_true.ndim > len(elements)) == sparse
+    raise ValueError(f"{message}{y_true.shape}" + (f"; {hint}" if other_kind else ""))
+
+
+def _fitting_weights(sample_weight: Any, elements: tuple[int, ...]) -> np.ndarray:
+    weights = to_host(sample_weight)
+    if weights.shape == elements:
+        return weights.reshape(-1)
+    if weights.shape in (elements[:1], (elements[0], 1)):
+        steps = elements[1] if len(elements) == 2 else 1
+        return np.repeat(weights.reshape(-1), steps)
+    either = f" or {elements}" if len(elements) == 2 else ""
+    raise ValueError(
+        f"sample_weight: expected shape {elements[:1]}{either}, received {weights.shape}"
+    )
+
+
+def _kept(mask: Mask | np.ndarray | None, elements: tuple[int, ...]) -> np.ndarray | None:
+    mask = Mask.of(mask)
+    if mask is None:
+        return None
+    if mask.shape != elements:
+        raise ValueError(
+            f"mask: expected shape {elements}, one for each prediction, received {mask.shape}"
+        )
+    return None if mask.array.all() else np.flatnonzero(mask.array)
+
+
+def _check_within_0_and_1(y_true: np.ndarray) -> None:
+    outside = ~((y_true >= 0) & (y_true <= 1))
+    if outside.any():
+        raise ValueError(
+            f"y_true: expected targets from 0 to 1, received {y_true[outside][0].item()!r}"
+        )

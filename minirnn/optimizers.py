@@ -31,24 +31,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
 
-from minirnn.backend import Array, get_backend, to_device, to_host, xp
+from minirnn import schedules, stepping  # noqa: F401  (`optimizers.schedules`, as in Keras)
+from minirnn.backend import Array, to_device, to_host, xp
 from minirnn.base import RowGradient
 from minirnn.lookup import by_name
 from minirnn.schedules import LearningRateSchedule
+from minirnn.stepping import Drift, Learn, Part
 
-BLOCK = 32_768  # numbers updated at a time: with their averages they fit in the second-level cache
-LIVE_BLOCK = 4_096  # numbers of a table that rest or are updated together
-SMALL = 16_384  # parameters below this size are updated together, in one go
 FOLD = 2.0**-20  # a smaller scale is folded into its array
 NOTHING = 1e-30  # averages below this cannot be seen in any weight, and would become denormal
-
-Learn = Callable[[Array, "list[Array]", "list[Array]"], "Array | None"]
-Drift = Callable[["list[Array]", "list[Array]"], "Array"]
 
 
 class Optimizer:
@@ -103,7 +99,7 @@ class Optimizer:
         self._averages: dict[Hashable, dict[str, Array]] = {}  # each of its parameter's shape
         self._scales = dict.fromkeys(self.decays, 1.0)
         self._loaded: dict[str, Any] = {}  # averages from a checkpoint that wait for their weights
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._planned: dict[Hashable, Array] = {}
         self._scratch: list[Array] = []
 
@@ -164,31 +160,26 @@ class Optimizer:
             part.step(grads, learn, drift, self._scratch)
 
     def _plan(self, params: Mapping, grads: Mapping) -> None:
-        """Lay out the averages: each large parameter by itself, the small ones end to end."""
-        self._planned = {key: params[key] for key in grads}
-        small = SMALL if get_backend() == "numpy" else math.inf  # a GPU prefers few calls
-        groups, pools = [], {}
-        for key, weights in self._planned.items():
-            table = isinstance(grads[key], RowGradient)
-            if weights.flags.c_contiguous and (table or weights.size >= small):
-                groups.append(([key], _Table if table else _Part))
-            else:
-                pools.setdefault(weights.dtype, []).append(key)
-        groups += [(keys, _Pool) for keys in pools.values()]
-        self._parts = [kind(keys, self._planned, self.slots) for keys, kind in groups]
+        """Lay out the averages of these parameters, and go on from what is known of them."""
+        planned = {key: params[key] for key in grads}
+        self._parts = stepping.parts_of(planned, grads, self.slots)
         for part in self._parts:
             for key in part.keys:
                 self._averages[key] = self._continued(key, part.averages_of(key))
             part.find_live()
-        length = max((part.scratch_size for part in self._parts), default=0)
-        dtypes = [part.weights.dtype for part in self._parts]
-        self._scratch = [xp.empty(length, dtype=np.result_type(*dtypes)) for _ in "ab" if dtypes]
+        if self._parts:
+            length = max(part.scratch_size for part in self._parts)
+            dtype = np.result_type(*(part.weights.dtype for part in self._parts))
+            self._scratch = [xp.empty(length, dtype=dtype) for _ in range(2)]
+        self._planned = planned
 
     def _continued(self, key: Hashable, averages: dict[str, Array]) -> dict[str, Array]:
         """Put what is known so far about `key` into its new averages."""
         for slot, array in averages.items():
             name = f"{_label(key)}/{slot}"
-            before = self._averages.get(key, {}).get(slot, self._loaded.pop(name, None))
+            before = self._averages.get(key, {}).get(slot)
+            if before is None:
+                before = self._loaded.get(name)
             if before is None:
                 continue
             if before.shape != array.shape:
@@ -197,6 +188,7 @@ class Optimizer:
                     f"but the weights have shape {array.shape}"
                 )
             array[...] = to_device(before, dtype=array.dtype)
+            self._loaded.pop(name, None)
         return averages
 
     def _decay(self) -> None:
@@ -204,16 +196,21 @@ class Optimizer:
         for slot, decay in self.decays.items():
             self._scales[slot] *= decay
             if self._scales[slot] < FOLD:
-                for averages in self._averages.values():
-                    average = averages[slot]
-                    average *= self._scales[slot]
-                    # Adding a number and taking it away again rounds what is too small to 0.
-                    large = NOTHING / float(np.finfo(average.dtype).eps)
-                    average += large
-                    average -= large
-                self._scales[slot] = 1.0
-                for part in self._parts:
-                    part.find_live()
+                self._fold(slot)
+
+    def _fold(self, slot: str) -> None:
+        """Multiply the scale into its averages, and round to 0 what has come to nothing."""
+        folded = [averages[slot] for averages in self._averages.values()]
+        folded += [a for name, a in self._loaded.items() if name.rpartition("/")[2] == slot]
+        for average in folded:
+            average *= self._scales[slot]
+            # A number much larger, added and taken away again, takes the digits below its own last.
+            large = NOTHING / float(np.finfo(average.dtype).eps)
+            average += large
+            average -= large
+        self._scales[slot] = 1.0
+        for part in self._parts:
+            part.find_live()
 
     # -- clipping --
 
@@ -558,152 +555,6 @@ def get(identifier: str | Optimizer) -> Optimizer:
         return identifier
     name = identifier.lower() if isinstance(identifier, str) else identifier
     return by_name("optimizer", name, OPTIMIZERS)()
-
-
-# --- how a step runs over the parameters ----------------------------------------------------------
-
-
-class _Part:
-    """One large parameter, updated block by block; its averages are flat arrays."""
-
-    def __init__(self, keys: list[Hashable], params: dict, slots: dict[str, float]) -> None:
-        self.keys = keys
-        self.params = [params[key] for key in keys]
-        self.shapes = [array.shape for array in self.params]
-        self.bounds = np.cumsum([0] + [array.size for array in self.params]).tolist()
-        self.size = self.bounds[-1]
-        self.weights = self.flat_weights()
-        self.slots = {
-            name: xp.full(self.size, start, dtype=self.weights.dtype)
-            for name, start in slots.items()
-        }
-        self.block = BLOCK if get_backend() == "numpy" else max(self.size, 1)
-        self.all_blocks = self.cut([(0, self.size)])
-        self.scratch_size = min(self.size, self.block)
-
-    def flat_weights(self) -> Array:
-        return self.params[0].reshape(-1)
-
-    def view(self, flat: Array, i: int) -> Array:
-        """The numbers of the i-th parameter in a flat array, in its shape."""
-        return flat[self.bounds[i] : self.bounds[i + 1]].reshape(self.shapes[i])
-
-    def averages_of(self, key: Hashable) -> dict[str, Array]:
-        i = self.keys.index(key)
-        return {name: self.view(flat, i) for name, flat in self.slots.items()}
-
-    def cut(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        return [
-            (start, min(start + self.block, stop))
-            for first, stop in spans
-            for start in range(first, stop, self.block)
-        ]
-
-    def find_live(self) -> None:
-        """Only a table has rows that may rest."""
-
-    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
-        gradient = _densified(grads[self.keys[0]], self.shapes[0])
-        self.step_dense(gradient.reshape(-1), learn, drift, scratch)
-
-    def step_dense(self, gradient: Array, learn: Learn, drift: Drift | None, scratch: list) -> None:
-        flat_slots = list(self.slots.values())
-        for start, stop in self.all_blocks:
-            weights = self.weights[start:stop]
-            slots = [flat[start:stop] for flat in flat_slots]
-            buffers = [buffer[: stop - start] for buffer in scratch]
-            delta = learn(gradient[start:stop], slots, buffers)
-            if delta is not None:
-                weights -= delta
-            if drift is not None:
-                weights -= drift(slots, buffers)
-
-
-class _Pool(_Part):
-    """Small parameters end to end: a call costs more than their few numbers, so make few calls.
-
-    Weights and gradients are copied in and the weights out again.
-    """
-
-    def flat_weights(self) -> Array:
-        self.gradient = xp.empty(self.size, dtype=self.params[0].dtype)
-        return xp.empty(self.size, dtype=self.params[0].dtype)
-
-    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
-        gradients = [
-            _densified(grads[key], shape) for key, shape in zip(self.keys, self.shapes, strict=True)
-        ]
-        xp.concatenate([array.reshape(-1) for array in self.params], out=self.weights)
-        xp.concatenate([array.reshape(-1) for array in gradients], out=self.gradient)
-        self.step_dense(self.gradient, learn, drift, scratch)
-        for i, target in enumerate(self.params):
-            target[...] = self.view(self.weights, i)
-
-
-class _Table(_Part):
-    """A table whose gradient comes by rows: only the rows of the batch learn, live blocks drift."""
-
-    def __init__(self, keys: list[Hashable], params: dict, slots: dict[str, float]) -> None:
-        super().__init__(keys, params, slots)
-        self.width = max(1, self.size // max(1, len(self.params[0])))  # numbers in a row
-        self.rows_at_once = max(1, self.block // self.width)
-        self.scratch_size = max(self.block, self.width)
-        self.live_rows = max(1, LIVE_BLOCK // self.width)
-        self.tables = list(self.averages_of(keys[0]).values())
-
-    def find_live(self) -> None:
-        """Look up which blocks of rows have a first average that is not 0 everywhere."""
-        starts = np.arange(0, self.size, self.live_rows * self.width)
-        if get_backend() == "numpy" and self.slots and len(starts):
-            first = next(iter(self.slots.values()))
-            self.live = np.logical_or.reduceat(first != 0, starts)
-        else:  # on a GPU looking would mean waiting
-            self.live = np.ones(len(starts), dtype=bool)
-        self.cut_live()
-
-    def cut_live(self) -> None:
-        edges = np.flatnonzero(np.diff(self.live, prepend=False, append=False))
-        bounds = np.minimum(edges * self.live_rows * self.width, self.size).tolist()
-        self.live_blocks = self.cut(zip(bounds[::2], bounds[1::2], strict=True))
-
-    def wake(self, rows: Any) -> None:
-        """The blocks of these rows (an index) have something to do from now on."""
-        if not self.live[rows].all():
-            self.live[rows] = True
-            self.cut_live()
-
-    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
-        gradient = grads[self.keys[0]]
-        if not isinstance(gradient, RowGradient):
-            self.wake(slice(None))
-            super().step(grads, learn, drift, scratch)
-            return
-        self.learn_rows(gradient, learn, scratch)
-        if drift is not None:
-            if get_backend() == "numpy":
-                self.wake(gradient.ids // self.live_rows)
-            for start, stop in self.live_blocks:
-                slots = [flat[start:stop] for flat in self.slots.values()]
-                weights = self.weights[start:stop]
-                weights -= drift(slots, [buffer[: stop - start] for buffer in scratch])
-
-    def learn_rows(self, gradient: RowGradient, learn: Learn, scratch: list) -> None:
-        (weights,) = self.params
-        for start in range(0, len(gradient.ids), self.rows_at_once):
-            ids = gradient.ids[start : start + self.rows_at_once]
-            rows = gradient.rows[start : start + self.rows_at_once]
-            slots = [table.take(ids, axis=0) for table in self.tables]
-            delta = learn(rows, slots, [b[: rows.size].reshape(rows.shape) for b in scratch])
-            for table, slot in zip(self.tables, slots, strict=True):
-                table[ids] = slot
-            if delta is not None:
-                moved = weights.take(ids, axis=0)
-                moved -= delta
-                weights[ids] = moved
-
-
-def _densified(gradient: Array | RowGradient, shape: tuple[int, ...]) -> Array:
-    return gradient.dense(shape) if isinstance(gradient, RowGradient) else gradient
 
 
 # --- checks and clipping --------------------------------------------------------------------------

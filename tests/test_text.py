@@ -293,14 +293,22 @@ def test_adapt_refuses(data, error, message):
 
 
 def test_a_given_vocabulary_with_or_without_special_tokens():
-    for given_words in (["b", "a"], ["", "[UNK]", "b", "a"], np.array(["b", "a"])):
+    for given_words in (
+        ["b", "a"],
+        ["", "[UNK]", "b", "a"],
+        ("", "[UNK]", "b", "a"),
+        np.array(["b", "a"]),
+    ):
         layer = TextVectorization(vocabulary=given_words)
         assert layer.built
         assert layer.get_vocabulary() == ["", "[UNK]", "b", "a"]
         with pytest.raises(ValueError, match="adapt.. would replace the vocabulary that was given"):
             layer.adapt(["c"])
+    given_words = ["b", "a"]
     layer = TextVectorization()
-    layer.set_vocabulary(["b", "a"])
+    layer.set_vocabulary(given_words)
+    given_words.append("c")
+    assert layer.vocabulary_size() == 4
     assert layer(["a c"]).tolist() == [[3, 1]]
     with pytest.raises(ValueError, match="would replace"):
         layer.adapt(["c"])
@@ -564,6 +572,10 @@ def test_pad_sequences(rows, maxlen, padding, truncating, value):
     assert padded.shape == (len(rows), width)
     assert padded.tolist() == expected
     assert padded.dtype == np.int32
+
+
+def test_pad_sequences_to_nothing():
+    assert pad_sequences([[1, 2, 3], [4]], maxlen=0).shape == (2, 0)
 
 
 def test_pad_sequences_of_features():

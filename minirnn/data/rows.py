@@ -69,7 +69,9 @@ class Rows:
 
     def texts(self) -> list[str]:
         """Title, a space, description: one string a row."""
-        return [f"{title} {text}" for title, text in zip(self.titles, self.descriptions)]
+        return [
+            f"{title} {text}" for title, text in zip(self.titles, self.descriptions, strict=True)
+        ]
 
 
 def read_csv(path: str | os.PathLike) -> Rows:
@@ -144,4 +146,4 @@ def write_csv(rows: Rows, path: str | os.PathLike) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
         classes = (rows.labels + 1).tolist()
-        writer.writerows(zip(classes, rows.titles, rows.descriptions))
+        writer.writerows(zip(classes, rows.titles, rows.descriptions, strict=True))

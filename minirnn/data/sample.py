@@ -18,7 +18,7 @@ from minirnn.data.rows import CLASS_NAMES, Rows
 
 ORDER_SHARE = 0.5  # stories that only the order of the words decides
 VAGUE_TITLE_SHARE = 0.05  # titles that tell nothing, as in real news
-LAST_WORD_SHARE = 0.9  # stories whose last sentence comes back to the point
+LAST_WORD_SHARE = 0.95  # stories whose last sentence comes back to the point
 MORE_SHARE = 0.55  # stories that go on, at each sentence: most are short, a few are long
 SHORTEST_DESCRIPTION, LONGEST_DESCRIPTION = 8, 60  # words
 
@@ -32,39 +32,38 @@ def _split(words: str) -> list[str]:
 # Who acts, and what a story can be about: one list a class, in the order of CLASS_NAMES.
 _ACTORS = [
     _split(
-        "ministers, diplomats, senators, lawmakers, envoys, ambassadors, peacekeepers, generals, "
-        "voters, protesters, presidents, delegates, governors, negotiators, exiles, princes"
+        "ministers, diplomats, senators, lawmakers, envoys, ambassadors, generals, voters, "
+        "delegates, governors"
     ),
     _split(
-        "goalkeepers, strikers, coaches, sprinters, swimmers, rowers, referees, champions, "
-        "wrestlers, cyclists, golfers, batters, gymnasts, skaters, jockeys, fencers"
+        "goalkeepers, strikers, coaches, sprinters, swimmers, rowers, referees, wrestlers, "
+        "cyclists, golfers"
     ),
     _split(
-        "bankers, brokers, lenders, retailers, investors, shareholders, insurers, brewers, "
-        "traders, accountants, auditors, grocers, wholesalers, economists, exporters, financiers"
+        "bankers, brokers, lenders, retailers, investors, insurers, brewers, accountants, "
+        "auditors, wholesalers"
     ),
     _split(
-        "scientists, astronomers, programmers, engineers, physicists, chemists, biologists, "
-        "geneticists, hackers, coders, astronauts, botanists, geologists, inventors, "
-        "mathematicians, zoologists"
+        "scientists, astronomers, programmers, engineers, physicists, chemists, hackers, "
+        "astronauts, botanists, geologists"
     ),
 ]
 _TOPICS = [
     _split(
-        "election, ceasefire, treaty, summit, referendum, truce, coronation, blockade, ballot, "
-        "embassy, armistice, parliament, peace accord, border dispute"
+        "election, ceasefire, treaty, summit, referendum, truce, coronation, blockade, "
+        "peace accord, border dispute"
     ),
     _split(
-        "cup final, marathon, shootout, relay, tournament, derby, regatta, playoff, championship, "
-        "rematch, title race, semifinal, grand prix, decathlon"
+        "cup final, marathon, relay, tournament, derby, regatta, playoff, rematch, title race, "
+        "grand prix"
     ),
     _split(
-        "merger, takeover, dividend, share sale, bankruptcy, auction, price war, buyout, "
-        "profit warning, stock split, pay deal, loan, bond issue, trade fair"
+        "merger, takeover, dividend, share sale, bankruptcy, price war, buyout, profit warning, "
+        "bond issue, trade fair"
     ),
     _split(
         "telescope, satellite, software update, comet, microchip, vaccine, search engine, robot, "
-        "space probe, fossil, supercomputer, browser, battery, eclipse"
+        "space probe, fossil"
     ),
 ]
 
@@ -174,11 +173,9 @@ _PLAIN_SENTENCES = [
 # Those who act decide the class ...
 _ACTING_TITLES = [
     "{doers} {act} {others} {matter}",
-    "{doers} {act} {others} in {town} {matter}",
     "{town} {doers} {act} {others} {matter}",
-    "{trait} {doers} {act} {trait2} {others} in {town}",
     "{others} {acted} by {doers} {matter}",
-    "{others} in {town} {acted} by {trait} {doers}",
+    "{others} in {town} {acted} by {doers}",
 ]
 _ACTING_SENTENCES = [
     "the {doers} {acted} the {others} {matter} on {day}",
@@ -187,8 +184,7 @@ _ACTING_SENTENCES = [
     "the {others} of {town} say they were {acted} by the {doers} {matter}",
 ]
 _ACTING_ENDS = [
-    "in the end the {doers} {acted} the {others}",
-    "once more the {doers} had {acted} the {others} of {town}",
+    "in the end the {others} were {acted} by the {doers}",
     "the {others} had been {acted} by the {doers}",
     "never before were {others} {acted} by {doers} in {town}",
 ]
@@ -208,7 +204,6 @@ _ABOUT_SENTENCES = [
     "after the {foil} came the {topic}, and {town} was wide awake",
 ]
 _ABOUT_ENDS = [
-    "what counts is the {topic} and not the {foil}",
     "{town} will remember the {topic} instead of the {foil}",
     "so it is not the {foil} but the {topic} that counts",
     "after the {foil} it is the {topic} that fills the streets",
@@ -245,9 +240,9 @@ _SHARED: dict[str, list[str]] = {
         "at {hour}",
     ],
     "thing": _split(
-        "a borrowed piano, an old fence, the weather, a lost letter, a noisy rooster, a wet carpet, "
-        "a missing umbrella, the last train, a broken clock, a birthday cake, a garden wall, "
-        "a stray dog, the church bells, a parking space, a pot of soup, a painted door, "
+        "a borrowed piano, an old fence, the weather, a lost letter, a noisy rooster, "
+        "a wet carpet, a missing umbrella, the last train, a broken clock, a birthday cake, "
+        "a garden wall, a stray dog, the church bells, a parking space, a pot of soup, a painted door, "
         "a rude poem, the village well, a crooked bridge, a box of pears"
     ),
     "hour": _split("dawn, noon, midnight, breakfast, teatime, sunset"),
@@ -286,17 +281,12 @@ _VAGUE_TITLES = [
 ]
 _ACTING = (_ACTING_TITLES, _ACTING_SENTENCES, _ACTING_ENDS)
 _ABOUT = (_ABOUT_TITLES, _ABOUT_SENTENCES, _ABOUT_ENDS)
-_ACTS = [  # present for titles, past for the rest
+_ACTS = [  # as titles say it, and as descriptions do
     ("thank", "thanked"),
     ("sue", "sued"),
-    ("warn", "warned"),
     ("invite", "invited"),
     ("praise", "praised"),
     ("mock", "mocked"),
-    ("blame", "blamed"),
-    ("rescue", "rescued"),
-    ("surprise", "surprised"),
-    ("challenge", "challenged"),
 ]
 
 
@@ -323,10 +313,10 @@ class _Writer:
         slot_name = slot[1]
         if slot_name not in self.story:
             options = _SHARED[slot_name.rstrip("2")]
-            word = self.pick(options)
-            while word in self.story.values():
+            word = _SLOT.sub(self._fill, self.pick(options))
+            while slot_name.endswith("2") and word == self.story.get(slot_name[:-1]):
                 word = self.pick(options)
-            self.story[slot_name] = _SLOT.sub(self._fill, word)
+            self.story[slot_name] = word
         return self.story[slot_name]
 
     def row(self) -> tuple[str, str, int]:

@@ -1,0 +1,206 @@
+"""From what users hand to `fit`, `evaluate` and `predict` to a stream of padded batches.
+
+A batch is `(x, y, sample_weight)` on the host; y and sample_weight may be None. Where a model
+begins with a TextVectorization layer, its texts are turned into token ids here, once: not once an
+epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from minirnn.backend import generator, to_host
+from minirnn.text import TextVectorization, pad_rows
+
+Batch = tuple[Any, Any, Any]
+
+REMEMBERED_TOKENS = 50_000_000  # of texts that come in a stream: 200 MB of ids
+
+
+class ArrayBatches:
+    """Batches of data that is all there: arrays, or lists of rows of differing length.
+
+    Args:
+        x: array (rows, ...), list of texts, or list of sequences, which are padded per batch.
+        shuffle: a new order at each pass, drawn from `minirnn.backend.generator()`.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        vectorizer: TextVectorization | None = None,
+    ) -> None:
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ValueError(f"batch_size: expected a positive whole number, got {batch_size!r}")
+        self.x = as_rows("x", x) if vectorizer is None else vectorized(vectorizer, x)
+        self.y = None if y is None else as_rows("y", y)
+        self.sample_weight = None if sample_weight is None else np.asarray(sample_weight)
+        self.rows = len(self.x)
+        if self.rows == 0:
+            raise ValueError("x: the data set is empty; there must be at least one row")
+        for name, values in (("y", self.y), ("sample_weight", self.sample_weight)):
+            if values is not None and len(values) != self.rows:
+                raise ValueError(
+                    f"x has {self.rows} rows and {name} has {len(values)}; there must be as many"
+                )
+        self.batch_size = int(batch_size)
+        self.shuffle = shuffle
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = generator().permutation(self.rows) if self.shuffle else np.arange(self.rows)
+        for start in range(0, self.rows, self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield tuple(
+                None if values is None else pick(values, chosen)
+                for values in (self.x, self.y, self.sample_weight)
+            )
+
+    def split(self, share: float) -> tuple[ArrayBatches, ArrayBatches]:
+        """The first rows, and the last `share` of them."""
+        if not 0 < share < 1:
+            raise ValueError(f"validation_split: expected a share between 0 and 1, got {share!r}")
+        border = self.rows - int(self.rows * share)
+        if border == 0 or border == self.rows:
+            raise ValueError(
+                f"validation_split: {share} of {self.rows} rows leaves one of the parts empty"
+            )
+        parts = []
+        for part, shuffle in ((slice(border), self.shuffle), (slice(border, None), False)):
+            x, y, weight = (
+                None if values is None else values[part]
+                for values in (self.x, self.y, self.sample_weight)
+            )
+            parts.append(ArrayBatches(x, y, weight, self.batch_size, shuffle))
+        return parts[0], parts[1]
+
+
+class StreamBatches:
+    """Batches that come from outside: a `data.Dataset`, or anything that can be walked repeatedly.
+
+    Each element is x, (x, y) or (x, y, sample_weight), already batched.
+    """
+
+    def __init__(self, source: Iterable[Any], vectorizer: TextVectorization | None = None) -> None:
+        if isinstance(source, Iterator):
+            raise TypeError(
+                "x: a generator can be walked only once. Hand over something that can be walked "
+                "again, such as minirnn.data.Dataset.from_generator(function)."
+            )
+        self.source = source
+        self.vectorizer = vectorizer
+        self.known: dict[Any, np.ndarray] = {}  # text → ids
+        self.room = REMEMBERED_TOKENS
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        empty = True
+        for element in self.source:
+            empty = False
+            x, y, weight = unpack(element)
+            if self.vectorizer is not None:
+                x = self._ids(x)
+            elif not hasattr(x, "shape"):
+                x = pick(as_rows("x", x), slice(None))
+            yield x, None if y is None else np.asarray(to_host(y)), weight
+        if empty:
+            raise ValueError("x: the data set is empty; there must be at least one batch")
+
+    def _ids(self, texts: Any) -> Any:
+        if self.vectorizer.output_mode != "int":
+            return vectorized(self.vectorizer, texts)
+        texts = np.asarray(texts, dtype=object).reshape(-1).tolist()
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        fresh = dict(zip(new, self.vectorizer.ids(new), strict=True)) if new else {}
+        rows = [fresh[text] if text in fresh else self.known[text] for text in texts]
+        if self.room > 0:
+            self.known |= fresh
+            self.room -= sum(len(ids) for ids in fresh.values())
+        return pad_rows(rows, length=self.vectorizer.output_sequence_length)
+
+
+def batches(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    vectorizer: TextVectorization | None = None,
+) -> ArrayBatches | StreamBatches:
+    """Batches of whatever `x` is; rows and texts are taken 32 at a time unless told otherwise."""
+    if is_stream(x):
+        if y is not None or sample_weight is not None or batch_size is not None:
+            raise ValueError(
+                "x is a data set that gives whole batches, with labels and weights in them; y, "
+                "sample_weight and batch_size go with arrays only"
+            )
+        return StreamBatches(x, vectorizer)
+    return ArrayBatches(x, y, sample_weight, batch_size or 32, shuffle, vectorizer)
+
+
+def is_stream(x: Any) -> bool:
+    """Whether `x` gives batches, rather than being the rows themselves."""
+    rows = hasattr(x, "shape") or isinstance(x, (list, tuple, str, bytes, Mapping))
+    return hasattr(x, "__iter__") and not rows
+
+
+def unpack(element: Any) -> Batch:
+    """`(x, y, sample_weight)` of an element of a data set."""
+    if not isinstance(element, tuple):
+        return element, None, None
+    if not 1 <= len(element) <= 3:
+        raise ValueError(
+            "x: expected a data set of x, (x, y) or (x, y, sample_weight); received an element of "
+            f"{len(element)} parts"
+        )
+    return element + (None,) * (3 - len(element))  # type: ignore[return-value]
+
+
+def as_rows(name: str, values: Any) -> Any:
+    """An array, or a list of arrays of differing length, one per row."""
+    if hasattr(values, "shape"):
+        if np.ndim(values) == 0:
+            raise ValueError(f"{name}: expected an array or list of rows, received one number")
+        return to_host(values)
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name}: expected an array or list of rows, received {type(values)}")
+    if len(values) and np.ndim(values[0]) > 0:
+        rows = [np.asarray(row) for row in values]
+        same = all(row.shape == rows[0].shape for row in rows)
+        return np.stack(rows) if same else rows
+    return np.asarray(values)
+
+
+def pick(rows: Any, chosen: Any) -> Any:
+    """The chosen rows as one array, padded behind where they differ in length."""
+    if hasattr(rows, "shape"):
+        return rows[chosen]
+    return pad_rows(rows[chosen] if isinstance(chosen, slice) else [rows[i] for i in chosen])
+
+
+def vectorized(vectorizer: TextVectorization, texts: Any) -> Any:
+    """Texts → rows of ids (or the bags of words of the vectorizer's other output modes)."""
+    if is_numeric(texts):
+        raise TypeError(
+            "x: this model begins with a TextVectorization layer and expects texts; received "
+            f"{np.asarray(texts).dtype} values"
+        )
+    if vectorizer.output_mode == "int" and vectorizer.output_sequence_length is None:
+        flat = np.asarray(texts, dtype=object)
+        return vectorizer.ids(flat.reshape(-1).tolist() if flat.ndim else [texts])
+    return vectorizer.forward(texts)[0]
+
+
+def is_numeric(values: Any) -> bool:
+    return hasattr(values, "dtype") and values.dtype.kind in "iufcb"

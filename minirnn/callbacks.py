@@ -1,0 +1,233 @@
+"""What may happen between epochs: stopping early, keeping the best weights, logging, slower steps.
+
+A callback of one's own overrides the methods that it needs. `logs` holds the figures so far, such
+as `{"loss": 0.61, "acc": 0.78, "val_loss": 0.66, "val_acc": 0.75}`; `self.model` is the model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Logs = dict[str, float]
+
+
+class Callback:
+    """Base of all callbacks: does nothing."""
+
+    model: Any = None
+
+    def on_train_begin(self) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Before epoch `epoch`, counted from 0."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        """After each training step; `logs` holds the running means of this epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """After an epoch and its validation."""
+
+    def on_train_end(self) -> None:
+        """After the last epoch."""
+
+
+class History(Callback):
+    """The figures of every epoch; `fit` returns one.
+
+    Attributes:
+        epoch: the epochs' numbers.
+        history: name → one figure per epoch.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: list[int] = []
+        self.history: dict[str, list[float]] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        self.epoch.append(epoch)
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+
+
+class _Watch:
+    """Follows one figure and says whether it has become better."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode: expected 'auto', 'min' or 'max', received {mode!r}")
+        self.monitor = monitor
+        rising = mode == "max" or (mode == "auto" and "acc" in monitor)
+        self.sign = 1 if rising else -1
+        self.min_delta = abs(min_delta)
+        self.best: float | None = None
+
+    def read(self, logs: Logs) -> float:
+        if self.monitor not in logs:
+            raise ValueError(
+                f"monitor: there is no figure {self.monitor!r}; known: {', '.join(logs)}. Figures "
+                "that begin with val_ need validation_data or validation_split."
+            )
+        return logs[self.monitor]
+
+    def improved(self, logs: Logs) -> bool:
+        """Whether this is the best so far; if it is, remembers it."""
+        value = self.read(logs)
+        if self.best is not None and self.sign * (value - self.best) <= self.min_delta:
+            return False
+        self.best = value
+        return True
+
+
+class EarlyStopping(Callback):
+    """Stops when `monitor` has not become better for `patience` epochs.
+
+    Args:
+        min_delta: a change that is not larger than this is no improvement.
+        restore_best_weights: at the end of training, stopped early or not, go back to the weights
+            of the best epoch.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        patience: int = 0,
+        mode: str = "auto",
+        restore_best_weights: bool = False,
+    ) -> None:
+        self.watch = _Watch(monitor, mode, min_delta)
+        self.patience = patience
+        self.restore_best_weights = restore_best_weights
+        self.stopped_epoch: int | None = None
+
+    def on_train_begin(self) -> None:
+        self.watch.best, self.waited, self.best_weights = None, 0, None
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if self.watch.improved(logs):
+            self.waited = 0
+            if self.restore_best_weights:
+                self.best_weights = self.model.get_weights()
+            return
+        self.waited += 1
+        if self.waited >= self.patience and epoch > 0:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self) -> None:
+        if self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
+
+
+class ReduceLROnPlateau(Callback):
+    """Multiplies the learning rate by `factor` if `monitor` stands still for `patience` epochs."""
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        if not 0 < factor < 1:
+            raise ValueError(f"factor: expected a number between 0 and 1, received {factor!r}")
+        self.watch = _Watch(monitor, mode, min_delta)
+        self.factor, self.patience = factor, patience
+        self.cooldown, self.min_lr = cooldown, min_lr
+
+    def on_train_begin(self) -> None:
+        self.watch.best, self.waited, self.cooling = None, 0, 0
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        improved = self.watch.improved(logs)
+        if self.cooling > 0:
+            self.cooling -= 1
+            self.waited = 0
+        if improved:
+            self.waited = 0
+        elif self.cooling == 0:
+            self.waited += 1
+            if self.waited >= self.patience:
+                optimizer = self.model.optimizer
+                optimizer.learning_rate = max(optimizer.learning_rate * self.factor, self.min_lr)
+                self.cooling, self.waited = self.cooldown, 0
+
+
+class LearningRateScheduler(Callback):
+    """Sets the learning rate before each epoch: `schedule(epoch, rate_so_far) -> rate`."""
+
+    def __init__(self, schedule: Callable[[int, float], float]) -> None:
+        self.schedule = schedule
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        optimizer = self.model.optimizer
+        optimizer.learning_rate = self.schedule(epoch, optimizer.learning_rate)
+
+
+class ModelCheckpoint(Callback):
+    """Saves the model after each epoch.
+
+    Args:
+        filepath: may hold the epoch's number and figures: `"best-{epoch:02d}-{val_acc:.3f}.mrnn"`.
+        save_best_only: only when `monitor` has become better.
+    """
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        save_best_only: bool = False,
+        mode: str = "auto",
+    ) -> None:
+        self.filepath = os.fspath(filepath)
+        self.save_best_only = save_best_only
+        self.watch = _Watch(monitor, mode)
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if self.save_best_only and not self.watch.improved(logs):
+            return
+        try:
+            path = self.filepath.format(epoch=epoch + 1, **logs)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"filepath: {self.filepath!r} cannot be filled in ({error!r}); known: epoch, "
+                f"{', '.join(logs)}"
+            ) from None
+        self.model.save(path)
+
+
+class CSVLogger(Callback):
+    """Writes one row of figures per epoch to a CSV file."""
+
+    def __init__(
+        self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
+    ) -> None:
+        self.filename, self.separator, self.append = os.fspath(filename), separator, append
+        self.fields: list[str] | None = None
+
+    def on_train_begin(self) -> None:
+        self.fields = None
+        if not self.append:
+            with open(self.filename, "w", encoding="utf-8"):
+                pass
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        lines = io.StringIO()
+        writer = csv.writer(lines, delimiter=self.separator, lineterminator="\n")
+        if self.fields is None:
+            self.fields = list(logs)
+            if not os.path.exists(self.filename) or os.path.getsize(self.filename) == 0:
+                writer.writerow(["epoch", *self.fields])
+        writer.writerow([epoch, *(repr(float(logs.get(name, np.nan))) for name in self.fields)])
+        with open(self.filename, "a", encoding="utf-8", newline="") as file:
+            file.write(lines.getvalue())

@@ -1,0 +1,370 @@
+"""Sequential: layers one after another, as one layer that can be trained.
+
+>>> import numpy as np
+>>> from minirnn.layers import Dense, Embedding, SimpleRNN
+>>> model = Sequential([Embedding(20000, 64), SimpleRNN(16), Dense(4, activation="softmax")])
+>>> model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["acc"])
+>>> model.count_params()
+1281364
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from minirnn import activations, losses, optimizers, saving, training
+from minirnn.backend import Array
+from minirnn.base import Layer, Shape
+from minirnn.batches import batches
+from minirnn.callbacks import Callback, History
+from minirnn.layers import Bidirectional, Embedding, Input, OneHot
+from minirnn.lookup import by_name
+from minirnn.metrics import Metric
+from minirnn.metrics import get as get_metric
+from minirnn.packing import Mask
+from minirnn.summary import summary_table
+from minirnn.text import TextVectorization
+
+
+class Sequential(Layer):
+    """A stack of layers: the output of each is the input of the next, and masks travel along.
+
+    It is a layer itself: `forward` and `backward` follow the same contract, and it can stand inside
+    another model. Its parameters are those of its layers, as `layername_key`.
+
+    A TextVectorization layer may come first; then the model takes texts.
+
+    Args:
+        layers: the layers, first to last; an `Input` in front tells the shape of one row.
+    """
+
+    def __init__(self, layers: Iterable[Layer] = (), *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.layers: list[Layer] = []
+        self.input_shape: Shape | None = None
+        self.optimizer: optimizers.Optimizer | None = None
+        self.stop_training = False
+        for layer in layers:
+            self.add(layer)
+
+    # -- putting it together --
+
+    def add(self, layer: Layer) -> None:
+        """Put one more layer at the end.
+
+        Raises:
+            TypeError: if it is not a layer. ValueError: if it cannot stand there.
+        """
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer: expected a layer, received {layer!r}")
+        if isinstance(layer, Input):
+            if self.layers:
+                raise ValueError("Input: only the beginning of a model can be an Input")
+            self.input_shape = (layer.batch_size, *layer.shape)
+            return
+        if isinstance(layer, TextVectorization) and self.layers:
+            raise ValueError("TextVectorization: only the first layer of a model can take texts")
+        several = getattr(layer, "return_state", False) or (
+            isinstance(layer, Bidirectional) and layer.merge_mode is None
+        )
+        if several:
+            raise ValueError(
+                f"{layer.name}: it has several outputs (return_state=True, or merge_mode=None), "
+                "and in a Sequential each layer has one. Call the layer by itself."
+            )
+        if any(layer is other for other in self.layers):
+            raise ValueError(f"{layer.name}: this very layer is in the model already")
+        taken = {other.name for other in self.layers}
+        if layer.name in taken and layer.named_by_user:
+            raise ValueError(f"{layer.name}: another layer has this name already")
+        base, number = layer.name, 0
+        while layer.name in taken:
+            number += 1
+            layer.name = f"{base}_{number}"
+        self.layers.append(layer)
+
+    def pop(self) -> Layer:
+        """Take the last layer away."""
+        if not self.layers:
+            raise ValueError("pop: the model has no layers")
+        return self.layers.pop()
+
+    def children(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
+
+    def get_layer(self, name: str) -> Layer:
+        """The layer of this name."""
+        return by_name("layer", name, self.children())
+
+    def build(self, input_shape: Shape | None = None) -> None:
+        """Make the weights of all layers. The shape may be left out where the layers tell it."""
+        shape = input_shape or self.known_input_shape()
+        if shape is None:
+            raise ValueError(
+                f"{self.name}: the shape of the input is not known yet. Begin the model with "
+                "Input(shape), call it on a batch, or call build((batch, ...))."
+            )
+        self.input_shape = tuple(shape)
+        for layer in self.layers:
+            if not layer.built:
+                layer.build(shape)
+            shape = layer.compute_output_shape(shape)
+
+    @property
+    def built(self) -> bool:
+        """Whether all layers have their weights."""
+        return bool(self.layers) and all(layer.built for layer in self.layers)
+
+    @built.setter
+    def built(self, value: bool) -> None:
+        """The layers alone tell."""
+
+    def known_input_shape(self) -> Shape | None:
+        """The shape of the input as far as the layers tell it without data."""
+        if self.input_shape is not None:
+            return self.input_shape
+        if self.vectorizer is not None:
+            return (None,)
+        if self.layers and isinstance(self.layers[0], (Embedding, OneHot)):
+            return (None, None)
+        return None
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        for layer in self.layers:
+            input_shape = layer.compute_output_shape(input_shape)
+        return input_shape
+
+    @property
+    def vectorizer(self) -> TextVectorization | None:
+        """The first layer, if it takes texts."""
+        first = self.layers[0] if self.layers else None
+        return first if isinstance(first, TextVectorization) else None
+
+    @property
+    def trainable_params(self) -> dict[str, Array]:
+        """The weights of the layers that are not frozen; `{}` if the model is."""
+        return {
+            f"{layer.name}_{key}": value
+            for layer in self.layers
+            if self.trainable and layer.trainable
+            for key, value in getattr(layer, "trainable_params", layer.params).items()
+        }
+
+    # -- forward and backward --
+
+    def walk(
+        self, x: Any, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, list[Any], Mask | None]:
+        """`(y, caches, mask)`: the output, each layer's cache, and the mask of the output."""
+        caches = []
+        for layer in self.layers:
+            if mask is not None and not layer.supports_masking:
+                raise ValueError(
+                    f"{layer.name}: this layer cannot use a mask, and would treat padding as data. "
+                    "Use a layer that can (a recurrent or pooling layer), or put DropMask() before "
+                    "it to forget the mask on purpose."
+                )
+            layer.ensure_built(x)
+            y, cache = layer.forward(x, mask=mask, training=training)
+            caches.append(cache)
+            mask, x = layer.compute_mask(x, mask), y
+        return x, caches, mask
+
+    def forward(
+        self, x: Any, mask: Mask | None = None, training: bool = False
+    ) -> tuple[Array, list[Any]]:
+        y, caches, _ = self.walk(x, Mask.of(mask), training)
+        return y, caches
+
+    def backward(self, dy: Array, cache: list[Any]) -> tuple[Array, dict[str, Any]]:
+        grads: dict[str, Any] = {}
+        for layer, layer_cache in zip(reversed(self.layers), reversed(cache), strict=True):
+            dy, layer_grads = layer.backward(dy, layer_cache)
+            grads |= {f"{layer.name}_{key}": value for key, value in layer_grads.items()}
+        return dy, grads
+
+    def compute_mask(self, x: Any, mask: Mask | None) -> Mask | None:
+        return self.walk(x, Mask.of(mask))[2]
+
+    def ensure_built(self, x: Any) -> None:
+        if not self.built:
+            self.build(self.known_input_shape() or np.shape(x))
+
+    def part(self, layers: Sequence[Layer]) -> Sequential:
+        """A model of these layers of this one; it shares their weights."""
+        part = copy.copy(self)
+        part.layers = list(layers)
+        return part
+
+    def without_vectorizer(self) -> Sequential:
+        """The part that takes token ids."""
+        return self if self.vectorizer is None else self.part(self.layers[1:])
+
+    def reset_states(self) -> None:
+        """Forget the states that stateful layers carry from batch to batch."""
+        for layer in self.layers:
+            if hasattr(layer, "reset_state"):
+                layer.reset_state()
+
+    # -- training --
+
+    def compile(
+        self,
+        optimizer: str | optimizers.Optimizer = "rmsprop",
+        loss: str | losses.Loss | None = None,
+        metrics: Sequence[str | Metric] = (),
+    ) -> None:
+        """Say how to train.
+
+        Args:
+            optimizer, loss, metrics: names as in Keras ("adam", "sparse_categorical_crossentropy",
+                ["acc"]), or objects.
+        """
+        if loss is None:
+            raise ValueError("loss: expected a name or a Loss, such as 'mse'; received None")
+        self.optimizer = optimizers.get(optimizer)
+        self.loss = losses.get(loss)
+        self.metrics = [get_metric(metric, self.loss) for metric in metrics]
+
+    def require_compiled(self) -> None:
+        """Raises if `compile` was not called; else gets the parts that a training step needs.
+
+        `body` ends before the softmax or sigmoid that belongs to the loss (`head_activation`), and
+        `loss_on_body` is the loss of what it gives.
+        """
+        if self.optimizer is None:
+            raise ValueError(f"{self.name}: call compile(optimizer, loss, metrics) before training")
+        if not self.layers:
+            raise ValueError(f"{self.name}: the model has no layers")
+        self.body = self.without_vectorizer()
+        self.loss_on_body, self.head_activation = self.loss, activations.linear
+        *first, last = self.body.layers
+        if hasattr(last, "split_activation") and not self.loss.from_logits:
+            last, activation = last.split_activation()
+            if activation.name == self.loss.activation:
+                self.body = self.part([*first, last])
+                self.loss_on_body, self.head_activation = self.loss.on_logits(), activation
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[Callback] = (),
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+    ) -> History:
+        """Train.
+
+        Args:
+            x: rows: an array, a list of texts, or a list of sequences of differing length (padded
+                per batch); or a data set of batches `(x, y)` or `(x, y, sample_weight)`.
+            y: one label per row, or one per step: (rows,) or (rows, time).
+            batch_size: rows per step, 32 if not given; a data set brings its own.
+            verbose: "auto" or 1: a progress bar on a terminal, a line per epoch elsewhere; 2: a
+                line; 0: nothing.
+            validation_split: the share of the rows, taken from the end before any shuffling, that
+                is not trained on but evaluated after each epoch.
+            validation_data: `(x, y)`, `(x, y, sample_weight)` or a data set, for the same.
+            shuffle: a new order of the rows in each epoch. A data set has an order of its own.
+            class_weight: class → factor on the loss of its rows.
+            sample_weight: (rows,) or (rows, time) factors on the loss.
+            initial_epoch: where counting begins.
+            steps_per_epoch: batches in an epoch, where it is not one pass over the data.
+
+        Returns:
+            History, with `history["loss"]`, and so on, one figure per epoch: means over all samples
+            of the epoch, taken while the weights moved; `val_` figures at its end.
+
+        Raises:
+            NonFiniteError: if the loss becomes NaN or infinite; it says where that began.
+        """
+        return training.fit(
+            self,
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose,
+            callbacks,
+            validation_split,
+            validation_data,
+            shuffle,
+            class_weight,
+            sample_weight,
+            initial_epoch,
+            steps_per_epoch,
+        )
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """The loss and the metrics as means over all samples: a list, the loss alone, or a dict."""
+        logs = training.evaluate(self, x, y, batch_size, verbose, sample_weight)
+        if return_dict:
+            return logs
+        return list(logs.values()) if self.metrics else logs["loss"]
+
+    def predict(self, x: Any, batch_size: int | None = None, verbose: str | int = 0) -> np.ndarray:
+        """The outputs of all rows, in their order, on the host."""
+        return training.predict(self, x, batch_size, verbose)
+
+    def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+        """One training step on one batch; its loss before the step."""
+        self.require_compiled()
+        [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
+        return training.train_step(self, x, y, weight)[0]
+
+    # -- describing and storing --
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print a table of the layers: name, output shape, what becomes of the mask, weights."""
+        if not self.built and self.known_input_shape() is not None:
+            self.build()
+        print_fn(summary_table(self))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "input_shape": self.input_shape,
+            "layers": [saving.describe(layer) for layer in self.layers],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Sequential:
+        """An equal model with new weights."""
+        model = cls([saving.revive(layer) for layer in config["layers"]], name=config["name"])
+        if config["input_shape"] is not None:
+            model.input_shape = tuple(config["input_shape"])
+        return model
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole model, vocabulary and training state included, into one file."""
+        saving.save(self, path)
+
+
+def load(path: str | os.PathLike[str]) -> Sequential:
+    """The model that `save` wrote.
+
+    Raises:
+        FileFormatError: if the file is not such a model, or is damaged.
+    """
+    return saving.load(path, Sequential)

@@ -1,0 +1,225 @@
+"""One file holds a model: its configuration, vocabulary, weights and training state.
+
+The file is in the safetensors format: a JSON header and raw numbers. Nothing in it is code, and
+loading it runs none. It is written beside its place and then moved there, so that a file under its
+final name is always whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minirnn import activations, initializers, layers, losses, optimizers
+from minirnn.backend import to_host
+from minirnn.base import Layer
+from minirnn.metrics import Metric
+
+FORMAT = "minirnn"
+VERSION = 1
+
+CLASSES: dict[str, type] = {
+    made.__name__: made
+    for made in (
+        *(getattr(layers, name) for name in layers.__all__ if name != "Layer"),
+        *initializers.NAMES.values(),
+    )
+}
+
+
+class FileFormatError(ValueError):
+    """A file that is no model of ours, or is damaged."""
+
+
+# --- objects as plain data ------------------------------------------------------------------------
+
+
+def describe(value: Any) -> Any:
+    """`value` as data that JSON can hold: objects as their class and configuration.
+
+    Raises:
+        ValueError: for what cannot be stored, such as a function or an activation of one's own.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.integer, np.floating)):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, activations.Activation):
+        if activations.NAMES.get(value.name) is not value:
+            raise ValueError(f"{value!r}: an activation of your own cannot be stored in a file")
+        return value.name
+    if CLASSES.get(type(value).__name__) is type(value):
+        return {"class": type(value).__name__, "config": describe(value.get_config())}
+    raise ValueError(
+        f"{value!r}: a {type(value).__name__} cannot be stored in a file; only minirnn's own "
+        "layers, cells and initializers, numbers and texts can"
+    )
+
+
+def revive(value: Any) -> Any:
+    """The opposite of `describe`."""
+    if isinstance(value, list):
+        return [revive(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) != {"class", "config"}:
+        return {key: revive(item) for key, item in value.items()}
+    if value["class"] not in CLASSES:
+        raise FileFormatError(f"unknown class {value['class']!r}")
+    made, config = CLASSES[value["class"]], revive(value["config"])
+    trainable = config.pop("trainable", True)
+    restored = made(**config)
+    if isinstance(restored, Layer):
+        restored.trainable = trainable
+    return restored
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def save(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write the model into one file, all or nothing.
+
+    Raises:
+        ValueError: if it has no weights yet, or holds what cannot be stored.
+        OSError: if there is no room, or no right to write; an older file stays as it was.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    model.require_built()
+    header: dict[str, Any] = {"model": model.get_config()}
+    arrays = {f"weights/{key}": value for key, value in model.params.items()}
+    if model.optimizer is not None:
+        header["training"] = {
+            "optimizer": model.optimizer.get_config(),
+            "loss": model.loss.get_config(),
+            "metrics": [metric.name for metric in model.metrics if isinstance(metric, Metric)],
+        }
+        state = model.optimizer.state_dict()
+        header["optimizer_state"] = {k: v for k, v in state.items() if not hasattr(v, "shape")}
+        arrays |= {f"optimizer/{k}": v for k, v in state.items() if hasattr(v, "shape")}
+    # safetensors 0.8.0 writes wrong values for arrays that are not C-contiguous.
+    arrays = {key: np.ascontiguousarray(to_host(value)) for key, value in arrays.items()}
+    metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
+    write_whole(path, to_bytes(arrays, metadata=metadata))
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that, whatever happens, either all of it is there or the old one is."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"path: there is no folder {folder!r} to write {name!r} into")
+    handle, beside = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(beside, 0o666 & ~umask)  # mkstemp makes files that only their owner may read
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def load(path: str | os.PathLike[str], model_class: Any) -> Any:
+    """The model in a file, ready to predict and to train on.
+
+    Raises:
+        FileFormatError: if the file is no model of ours, is damaged, or is from a newer version.
+    """
+    path = os.fspath(path)
+    try:
+        metadata, arrays = read(path)
+        header = json.loads(metadata["header"])
+        model = model_class.from_config(header["model"])
+        model.build()
+        fill(model, arrays)
+        if "training" in header:
+            resume(model, header, arrays)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(f"{path}: the configuration is damaged ({error!r})") from error
+    return model
+
+
+def read(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """`(metadata, arrays)` of a safetensors file of ours."""
+    from safetensors import SafetensorError, safe_open
+
+    check_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise FileFormatError(f"this is no model file, or it is damaged ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError("this is a safetensors file, but not a minirnn model")
+    if not metadata.get("version", "").isdigit() or int(metadata["version"]) > VERSION:
+        raise FileFormatError(
+            f"format version {metadata.get('version')!r} is not known; this minirnn reads up to "
+            f"{VERSION}. Upgrade minirnn."
+        )
+    return metadata, arrays
+
+
+def check_header(path: str) -> None:
+    """Refuses a header with the same key twice, which safetensors lets pass."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise FileFormatError("the file's header holds a key twice")
+        return dict(pairs)
+
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > os.path.getsize(path) - 8:
+            raise FileFormatError("this is no model file, or it is damaged (header too long)")
+        try:
+            json.loads(file.read(length), object_pairs_hook=once)
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+            raise FileFormatError("this is no model file, or it is damaged (header)") from None
+
+
+def fill(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    params = model.params
+    stored = {key.removeprefix("weights/") for key in arrays if key.startswith("weights/")}
+    if stored != set(params):
+        raise FileFormatError(
+            f"the weights do not fit the configuration: {sorted(stored ^ set(params))}"
+        )
+    values = [arrays[f"weights/{key}"] for key in params]
+    for (key, target), value in zip(params.items(), values, strict=True):
+        if value.shape != target.shape or value.dtype.kind != "f":
+            raise FileFormatError(
+                f"weight {key}: expected floats of shape {target.shape}, found {value.dtype} of "
+                f"{value.shape}"
+            )
+    if values:
+        model.cast(values[0].dtype)
+    model.set_weights(values)
+
+
+def resume(model: Any, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    how = header["training"]
+    model.compile(
+        optimizers.Optimizer.from_config(how["optimizer"]),
+        losses.Loss.from_config(how["loss"]),
+        how["metrics"],
+    )
+    state = dict(header["optimizer_state"])
+    state |= {k.removeprefix("optimizer/"): v for k, v in arrays.items() if k.startswith("optim")}
+    model.optimizer.load_state_dict(state)

@@ -1,0 +1,186 @@
+"""How a step of an optimizer runs over the parameters: in blocks, pools and tables.
+
+An optimizer's rules (see `minirnn.optimizers`) work number by number, so they may run on any part
+of a parameter at a time, and that is chosen for speed:
+
+- a large parameter (`Part`) is updated block by block, so that the numbers at hand stay in cache;
+- small parameters (`Pool`) are laid end to end and updated in one go;
+- a table with a gradient for few of its rows (`Table`), the weights of an `Embedding`, learns from
+  these rows only, and only blocks of rows that have any momentum drift.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from minirnn.backend import Array, get_backend, xp
+from minirnn.base import RowGradient
+
+BLOCK = 32_768  # numbers updated at a time: with their averages they fit in the second-level cache
+LIVE_BLOCK = 4_096  # numbers of a table that rest or are updated together
+SMALL = 16_384  # parameters below this size are updated together, in one go
+
+Learn = Callable[[Array, "list[Array]", "list[Array]"], "Array | None"]
+Drift = Callable[["list[Array]", "list[Array]"], "Array"]
+
+
+def parts_of(params: Mapping, grads: Mapping, slots: dict[str, float]) -> list[Part]:
+    """How to update these parameters; on a GPU, where a call costs most, with as few as can be."""
+    small = SMALL if get_backend() == "numpy" else math.inf
+    parts: list[Part] = []
+    pools: dict[Any, list[Hashable]] = {}
+    for key, weights in params.items():
+        table = isinstance(grads[key], RowGradient)
+        if weights.flags.c_contiguous and (table or weights.size >= small):
+            kind = Table if table else Part
+            parts.append(kind([key], params, slots))
+        else:
+            pools.setdefault(weights.dtype, []).append(key)
+    return parts + [Pool(keys, params, slots) for keys in pools.values()]
+
+
+class Part:
+    """One large parameter, updated block by block; its averages are flat arrays."""
+
+    def __init__(self, keys: list[Hashable], params: dict, slots: dict[str, float]) -> None:
+        self.keys = keys
+        self.params = [params[key] for key in keys]
+        self.shapes = [array.shape for array in self.params]
+        self.bounds = np.cumsum([0] + [array.size for array in self.params]).tolist()
+        self.size = self.bounds[-1]
+        self.weights = self.flat_weights()
+        self.slots = {
+            name: xp.full(self.size, start, dtype=self.weights.dtype)
+            for name, start in slots.items()
+        }
+        self.block = BLOCK if get_backend() == "numpy" else max(self.size, 1)
+        self.all_blocks = self.cut([(0, self.size)])
+        self.scratch_size = min(self.size, self.block)
+
+    def flat_weights(self) -> Array:
+        return self.params[0].reshape(-1)
+
+    def view(self, flat: Array, i: int) -> Array:
+        """The numbers of the i-th parameter in a flat array, in its shape."""
+        return flat[self.bounds[i] : self.bounds[i + 1]].reshape(self.shapes[i])
+
+    def averages_of(self, key: Hashable) -> dict[str, Array]:
+        i = self.keys.index(key)
+        return {name: self.view(flat, i) for name, flat in self.slots.items()}
+
+    def cut(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [
+            (start, min(start + self.block, stop))
+            for first, stop in spans
+            for start in range(first, stop, self.block)
+        ]
+
+    def find_live(self) -> None:
+        """Only a table has rows that may rest."""
+
+    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        gradient = _densified(grads[self.keys[0]], self.shapes[0])
+        self.step_dense(gradient.reshape(-1), learn, drift, scratch)
+
+    def step_dense(self, gradient: Array, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        flat_slots = list(self.slots.values())
+        for start, stop in self.all_blocks:
+            weights = self.weights[start:stop]
+            slots = [flat[start:stop] for flat in flat_slots]
+            buffers = [buffer[: stop - start] for buffer in scratch]
+            delta = learn(gradient[start:stop], slots, buffers)
+            if delta is not None:
+                weights -= delta
+            if drift is not None:
+                weights -= drift(slots, buffers)
+
+
+class Pool(Part):
+    """Small parameters end to end: a call costs more than their few numbers, so make few calls.
+
+    Weights and gradients are copied in and the weights out again.
+    """
+
+    def flat_weights(self) -> Array:
+        self.gradient = xp.empty(self.size, dtype=self.params[0].dtype)
+        return xp.empty(self.size, dtype=self.params[0].dtype)
+
+    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        gradients = [
+            _densified(grads[key], shape) for key, shape in zip(self.keys, self.shapes, strict=True)
+        ]
+        xp.concatenate([array.reshape(-1) for array in self.params], out=self.weights)
+        xp.concatenate([array.reshape(-1) for array in gradients], out=self.gradient)
+        self.step_dense(self.gradient, learn, drift, scratch)
+        for i, target in enumerate(self.params):
+            target[...] = self.view(self.weights, i)
+
+
+class Table(Part):
+    """A table whose gradient comes by rows: only the rows of the batch learn, live blocks drift."""
+
+    def __init__(self, keys: list[Hashable], params: dict, slots: dict[str, float]) -> None:
+        super().__init__(keys, params, slots)
+        self.width = max(1, self.size // max(1, len(self.params[0])))  # numbers in a row
+        self.rows_at_once = max(1, self.block // self.width)
+        self.scratch_size = max(self.block, self.width)
+        self.live_rows = max(1, LIVE_BLOCK // self.width)
+        self.tables = list(self.averages_of(keys[0]).values())
+
+    def find_live(self) -> None:
+        """Look up which blocks of rows have a first average that is not 0 everywhere."""
+        starts = np.arange(0, self.size, self.live_rows * self.width)
+        if get_backend() == "numpy" and self.slots and len(starts):
+            first = next(iter(self.slots.values()))
+            self.live = np.logical_or.reduceat(first != 0, starts)
+        else:  # on a GPU looking would mean waiting
+            self.live = np.ones(len(starts), dtype=bool)
+        self.cut_live()
+
+    def cut_live(self) -> None:
+        edges = np.flatnonzero(np.diff(self.live, prepend=False, append=False))
+        bounds = np.minimum(edges * self.live_rows * self.width, self.size).tolist()
+        self.live_blocks = self.cut(zip(bounds[::2], bounds[1::2], strict=True))
+
+    def wake(self, rows: Any) -> None:
+        """The blocks of these rows (an index) have something to do from now on."""
+        if not self.live[rows].all():
+            self.live[rows] = True
+            self.cut_live()
+
+    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+        gradient = grads[self.keys[0]]
+        if not isinstance(gradient, RowGradient):
+            self.wake(slice(None))
+            super().step(grads, learn, drift, scratch)
+            return
+        self.learn_rows(gradient, learn, scratch)
+        if drift is not None:
+            if get_backend() == "numpy":
+                self.wake(gradient.ids // self.live_rows)
+            for start, stop in self.live_blocks:
+                slots = [flat[start:stop] for flat in self.slots.values()]
+                weights = self.weights[start:stop]
+                weights -= drift(slots, [buffer[: stop - start] for buffer in scratch])
+
+    def learn_rows(self, gradient: RowGradient, learn: Learn, scratch: list) -> None:
+        (weights,) = self.params
+        for start in range(0, len(gradient.ids), self.rows_at_once):
+            ids = gradient.ids[start : start + self.rows_at_once]
+            rows = gradient.rows[start : start + self.rows_at_once]
+            slots = [table.take(ids, axis=0) for table in self.tables]
+            delta = learn(rows, slots, [b[: rows.size].reshape(rows.shape) for b in scratch])
+            for table, slot in zip(self.tables, slots, strict=True):
+                table[ids] = slot
+            if delta is not None:
+                moved = weights.take(ids, axis=0)
+                moved -= delta
+                weights[ids] = moved
+
+
+def _densified(gradient: Array | RowGradient, shape: tuple[int, ...]) -> Array:
+    return gradient.dense(shape) if isinstance(gradient, RowGradient) else gradient

@@ -1,0 +1,306 @@
+"""The training loop: plain functions over a model.
+
+One training step is four lines: forward, loss, backward, optimizer (`train_step`). Around it stand
+the epochs, the running means, the progress bar and the callbacks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minirnn.backend import to_host, xp
+from minirnn.batches import ArrayBatches, Batch, batches
+from minirnn.callbacks import Callback, History
+from minirnn.metrics import Mean
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss became NaN or infinite; the message says at which step, and where it began."""
+
+
+# --- one step -------------------------------------------------------------------------------------
+
+
+def loss_and_gradients(
+    model: Any, x: Any, y: Any, sample_weight: Any = None, training: bool = True
+) -> tuple[Any, dict[str, Any], Any, Any]:
+    """`(loss, grads, predictions, mask)` of one batch; grads has the keys of `model.params`.
+
+    A softmax or sigmoid at the model's end that belongs to the loss is left out on the way: the
+    loss is computed from the logits, which is exact where probabilities underflow, and whose
+    gradient is just `p - y`.
+    """
+    out, caches, mask = model.body.walk(x, training=training)
+    loss, dout = model.loss_on_body.forward(y, out, sample_weight, mask)
+    _, grads = model.body.backward(dout, caches)
+    return loss, grads, model.head_activation(out), mask
+
+
+def train_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+    """Changes the model's weights by one step; `(loss, predictions, mask)` from before it."""
+    loss, grads, y_pred, mask = loss_and_gradients(model, x, y, sample_weight)
+    if np.isfinite(loss := float(to_host(loss))):
+        params = model.trainable_params
+        model.optimizer.apply(params, {key: grads[key] for key in params})
+    return loss, y_pred, mask
+
+
+def test_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+    """`(loss, predictions, mask)` of one batch, without training."""
+    out, _, mask = model.body.walk(x)
+    loss, _ = model.loss_on_body.forward(y, out, sample_weight, mask)
+    return float(to_host(loss)), model.head_activation(out), mask
+
+
+class RunningMeans:
+    """The loss and the metrics of a pass, as means over all its samples (real steps, if masked)."""
+
+    def __init__(self, model: Any) -> None:
+        self.loss = Mean("loss")
+        self.metrics = model.metrics
+        for metric in self.metrics:
+            metric.reset()
+
+    def update(self, loss: float, y: Any, y_pred: Any, sample_weight: Any, mask: Any) -> None:
+        self.loss.update(loss, len(y_pred) if mask is None else int(mask.array.sum()))
+        for metric in self.metrics:
+            metric.update(y, y_pred, sample_weight, mask)
+
+    def logs(self) -> dict[str, float]:
+        figures = {"loss": self.loss.result()}
+        return figures | {metric.name: metric.result() for metric in self.metrics}
+
+
+# --- fit, evaluate, predict -----------------------------------------------------------------------
+
+
+def fit(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: str | int = "auto",
+    callbacks: Sequence[Callback] = (),
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: bool = True,
+    class_weight: Mapping[int, float] | None = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+) -> History:
+    """Train; the arguments are described at `Sequential.fit`."""
+    model.require_compiled()
+    if validation_split and validation_data is not None:
+        raise ValueError("fit: give validation_split or validation_data, not both")
+    data = batches(x, y, sample_weight, batch_size, shuffle, model.vectorizer)
+    validation = None
+    if validation_split:
+        if not isinstance(data, ArrayBatches):
+            raise ValueError("validation_split: goes with arrays only; use take() and skip()")
+        data, validation = data.split(validation_split)
+    elif isinstance(validation_data, (tuple, list)):
+        validation = batches(*validation_data, batch_size=batch_size, vectorizer=model.vectorizer)
+    elif validation_data is not None:
+        validation = batches(validation_data, vectorizer=model.vectorizer)
+
+    history = History()
+    watchers = [history, *callbacks]
+    for watcher in watchers:
+        watcher.model = model
+    model.stop_training = False
+    for watcher in watchers:
+        watcher.on_train_begin()
+    stepwise = [
+        w for w in watchers if type(w).on_train_batch_end is not Callback.on_train_batch_end
+    ]
+    sources = epochs_of(data, steps_per_epoch)
+    for epoch in range(initial_epoch, epochs):
+        for watcher in watchers:
+            watcher.on_epoch_begin(epoch)
+        means = RunningMeans(model)
+        steps = steps_per_epoch or known_length(data)
+        with Progress(f"Epoch {epoch + 1}/{epochs}", steps, verbose) as progress:
+            for step, batch in enumerate(next(sources)):
+                xb, yb, weight = prepared(batch, class_weight)
+                loss, y_pred, mask = train_step(model, xb, yb, weight)
+                if not np.isfinite(loss):
+                    raise NonFiniteError(explain_non_finite(model, xb, loss, epoch, step))
+                means.update(loss, yb, y_pred, weight, mask)
+                progress.advance(means)
+                for watcher in stepwise:
+                    watcher.on_train_batch_end(step, means.logs())
+            logs = means.logs()
+            if validation is not None:
+                figures = run_evaluation(model, validation)
+                logs |= {f"val_{name}": value for name, value in figures.items()}
+            progress.finish(logs)
+        for watcher in watchers:
+            watcher.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    for watcher in watchers:
+        watcher.on_train_end()
+    return history
+
+
+def evaluate(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    batch_size: int | None = None,
+    verbose: str | int = "auto",
+    sample_weight: Any = None,
+) -> dict[str, float]:
+    """The loss and the metrics over a data set: name → mean over its samples."""
+    model.require_compiled()
+    data = batches(x, y, sample_weight, batch_size, vectorizer=model.vectorizer)
+    with Progress("Evaluate", known_length(data), verbose) as progress:
+        logs = run_evaluation(model, data, progress)
+        progress.finish(logs)
+    return logs
+
+
+def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> dict[str, float]:
+    means = RunningMeans(model)
+    for batch in data:
+        xb, yb, weight = prepared(batch)
+        loss, y_pred, mask = test_step(model, xb, yb, weight)
+        means.update(loss, yb, y_pred, weight, mask)
+        if progress is not None:
+            progress.advance(means)
+    return means.logs()
+
+
+def predict(
+    model: Any, x: Any, batch_size: int | None = None, verbose: str | int = 0
+) -> np.ndarray:
+    """The outputs of all rows, on the host, in the order of the rows."""
+    data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
+    out = []
+    with Progress("Predict", known_length(data), verbose) as progress:
+        for xb, _, _ in data:
+            out.append(to_host(model.without_vectorizer().walk(xb)[0]))
+            progress.advance(None)
+    if out[0].ndim > 2:  # an output at every step: batches differ in length
+        longest = max(y.shape[1] for y in out)
+        rest = [(0, 0)] * (out[0].ndim - 2)
+        out = [np.pad(y, [(0, 0), (0, longest - y.shape[1]), *rest]) for y in out]
+    return np.concatenate(out)
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def epochs_of(data: Any, steps: int | None) -> Iterator[Iterable[Batch]]:
+    """One iterable of batches per epoch, without end.
+
+    Epochs of a set number of `steps` walk on through the data, and begin again where it ends.
+    """
+    if steps is None:
+        return itertools.repeat(data)
+    endless = itertools.chain.from_iterable(itertools.repeat(data))
+    return (itertools.islice(endless, steps) for _ in itertools.repeat(None))
+
+
+def known_length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:  # a stream that cannot tell
+        return None
+
+
+def prepared(batch: Batch, class_weight: Mapping[int, float] | None = None) -> Batch:
+    """The batch, with the class weights multiplied into the sample weights."""
+    x, y, weight = batch
+    if y is None:
+        raise ValueError("y: training and evaluation need labels; the data set gives none")
+    if class_weight:
+        classes = np.asarray(y) if np.ndim(y) < 3 and y.dtype.kind in "iu" else None
+        if classes is None:
+            raise ValueError("class_weight: goes with integer class labels only")
+        if classes.ndim == 2 and classes.shape[1] == 1:
+            classes = classes[:, 0]
+        factors = np.ones(max(int(classes.max()), *class_weight) + 1, dtype=np.float32)
+        for label, factor in class_weight.items():
+            factors[label] = factor
+        by_class = factors[classes]
+        weight = by_class if weight is None else by_class * weight
+    return x, y, weight
+
+
+def explain_non_finite(model: Any, x: Any, loss: float, epoch: int, step: int) -> str:
+    """Which weights, or which layer's output, are the first that are not finite."""
+    begins = "in the loss itself: is a label or a sample weight not finite?"
+    if not hasattr(x, "dtype") or (x.dtype.kind == "f" and not np.isfinite(to_host(x)).all()):
+        begins = "in the input x"
+    else:
+        mask = None
+        for layer in model.body.layers:
+            broken = [k for k, w in layer.params.items() if not bool(xp.isfinite(w).all())]
+            y, _ = layer.forward(x, mask=mask)
+            if broken:
+                begins = f"in the weights {', '.join(broken)} of layer {layer.name!r}"
+                break
+            if not bool(xp.isfinite(y).all()):
+                begins = f"in the output of layer {layer.name!r}"
+                break
+            mask, x = layer.compute_mask(x, mask), y
+    return (
+        f"the loss became {loss} at epoch {epoch + 1}, step {step + 1}; it begins {begins}. "
+        "A smaller learning_rate or clipnorm=1.0 in the optimizer often helps."
+    )
+
+
+class Progress:
+    """A progress bar on a terminal, a line per epoch elsewhere, or nothing.
+
+    verbose: "auto" and 1: a bar if standard error is a terminal, else a line; 2: a line; 0: none.
+    """
+
+    def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
+        if verbose not in ("auto", 0, 1, 2):
+            raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
+        on_terminal = sys.stderr.isatty()
+        self.title = title
+        self.line = verbose == 2 or (verbose in ("auto", 1) and not on_terminal)
+        self.bar = None
+        if verbose in ("auto", 1) and on_terminal:
+            self.bar = tqdm(total=steps, desc=title, unit="batch", dynamic_ncols=True)
+        self.begun = self.shown = time.perf_counter()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def advance(self, means: RunningMeans | None) -> None:
+        if self.bar is None:
+            return
+        now = time.perf_counter()
+        if means is not None and now - self.shown > 0.1:
+            self.bar.set_postfix(figures(means.logs()), refresh=False)
+            self.shown = now
+        self.bar.update()
+
+    def finish(self, logs: Mapping[str, float]) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix(figures(logs))
+        elif self.line:
+            seconds = time.perf_counter() - self.begun
+            shown = "  ".join(f"{name} {value}" for name, value in figures(logs).items())
+            print(f"{self.title}: {seconds:.1f} s  {shown}", flush=True)
+
+
+def figures(logs: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.4f}" for name, value in logs.items()}

@@ -1,0 +1,25 @@
+"""Small helpers under Keras's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minirnn.backend import floatx, set_random_seed
+from minirnn.text import pad_sequences
+
+__all__ = ["pad_sequences", "set_random_seed", "to_categorical"]
+
+
+def to_categorical(labels: Any, num_classes: int | None = None) -> np.ndarray:
+    """Class numbers as indicator vectors: (...) → (..., classes)."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
+        raise ValueError("labels: expected whole numbers from 0 up")
+    classes = num_classes or (int(labels.max()) + 1 if labels.size else 0)
+    if labels.size and labels.max() >= classes:
+        raise ValueError(f"labels: class {labels.max()} is outside 0..{classes - 1}")
+    out = np.zeros((labels.size, classes), dtype=floatx())
+    out[np.arange(labels.size), labels.reshape(-1)] = 1
+    return out.reshape(*labels.shape, classes)

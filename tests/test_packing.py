@@ -1,0 +1,180 @@
+"""The plan of a packed batch, against a plan made by hand, one position at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from recurrent_cases import any_masks, quick
+
+from minirnn.packing import Mask, Packing, full_mask
+
+
+def plan(mask, reverse):
+    """Each row's real positions in the order walked, and the rows, longest first."""
+    walked = []
+    for row in mask:
+        real = [t for t in range(len(row)) if row[t]]
+        walked.append(real[::-1] if reverse else real)
+    order = sorted(range(len(mask)), key=lambda b: -len(walked[b]))  # sorted() is stable
+    return walked, order
+
+
+def packed_steps(walked, order):
+    """(row, position) of each packed step: all first steps, then all second steps, ..."""
+    longest = max(map(len, walked), default=0)
+    return [(b, walked[b][k]) for k in range(longest) for b in order if k < len(walked[b])]
+
+
+@quick
+@given(any_masks())
+def test_the_packed_order_is_time_major_and_longest_first(mask):
+    for reverse in (False, True):
+        packing = Packing(mask, reverse)
+        walked, order = plan(mask, reverse)
+        steps = packed_steps(walked, order)
+        T = mask.shape[1]
+        assert packing.shape == mask.shape
+        assert len(packing) == mask.sum() == len(steps)
+        assert packing.order.tolist() == order
+        assert packing.gather.tolist() == [b * T + t for b, t in steps]
+        assert packing.rows.tolist() == [b for b, _ in steps]
+        assert packing.ranks.tolist() == [order.index(b) for b, _ in steps]
+        longest = max(map(len, walked), default=0)
+        assert packing.batch_sizes == [sum(len(w) > k for w in walked) for k in range(longest)]
+
+
+@quick
+@given(any_masks())
+def test_steps_are_slices_of_the_history(mask):
+    B = len(mask)
+    for reverse in (False, True):
+        packing = Packing(mask, reverse)
+        walked, order = plan(mask, reverse)
+        # A name for each row of the history: the row of the batch, and how many steps it took.
+        history = [(b, 0) for b in order]
+        for k in range(len(packing.batch_sizes)):
+            history += [(b, k + 1) for b in order if k < len(walked[b])]
+        covered = []
+        for k, (block, before, after) in enumerate(packing.steps):
+            taken_before, taken_after = history[before], history[after]
+            assert [b for b, _ in taken_before] == [b for b, _ in taken_after]
+            assert all(steps == k for _, steps in taken_before)
+            assert all(steps == k + 1 for _, steps in taken_after)
+            assert len(taken_after) == block.stop - block.start == packing.batch_sizes[k]
+            assert (after.start, after.stop) == (B + block.start, B + block.stop)
+            covered += range(block.start, block.stop)
+        assert covered == list(range(len(packing)))
+        for step, row in enumerate(packing.previous):
+            b, taken = history[B + step]
+            assert history[row] == (b, taken - 1)
+        assert [history[row] for row in packing.final] == [
+            (b, len(w)) for b, w in enumerate(walked)
+        ]
+
+
+@quick
+@given(any_masks())
+def test_each_position_shows_the_last_state_reached(mask):
+    B, T = mask.shape
+    for reverse in (False, True):
+        packing = Packing(mask, reverse)
+        walked, order = plan(mask, reverse)
+        steps = packed_steps(walked, order)
+        for b in range(B):
+            shown = order.index(b)  # the initial state
+            for t in range(T - 1, -1, -1) if reverse else range(T):
+                if mask[b, t]:
+                    shown = B + steps.index((b, t))
+                assert packing.source[b, t] == shown
+
+
+@quick
+@given(any_masks())
+def test_runs_cover_every_position_once(mask):
+    for reverse in (False, True):
+        packing = Packing(mask, reverse)
+        flat = packing.source.reshape(-1)
+        ends = [*packing.runs.tolist(), flat.size][1:]
+        rebuilt = []
+        for start, end, source in zip(packing.runs, ends, packing.run_sources, strict=True):
+            assert end > start
+            rebuilt += [source] * (end - start)
+        assert rebuilt == flat.tolist()
+        assert len(set(packing.run_sources.tolist())) == len(packing.run_sources)
+        assert packing.repeats == (not mask.all())
+
+
+def test_the_example_of_the_module():
+    mask = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=bool)
+    packing = Packing(mask)
+    letters = np.array(list("abcd.ef...ghijk"))
+    assert "".join(letters[packing.gather]) == "gaehbficjdk"
+    assert packing.batch_sizes == [3, 3, 2, 2, 1]
+    assert "".join(letters[Packing(mask, reverse=True).gather]) == "kdfjceibhag"
+
+
+def test_rows_of_one_length_keep_their_order():
+    assert Packing(np.ones((7, 3), dtype=bool)).order.tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_both_directions_share_order_and_sizes():
+    mask = np.random.default_rng(3).random((11, 13)) < 0.5
+    ahead, back = Packing(mask), Packing(mask, reverse=True)
+    assert ahead.order.tolist() == back.order.tolist()
+    assert ahead.batch_sizes == back.batch_sizes
+    assert ahead.previous.tolist() == back.previous.tolist()
+    assert ahead.final.tolist() == back.final.tolist()
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4), (0, 0)])
+def test_nothing_at_all(shape):
+    for reverse in (False, True):
+        packing = Packing(np.zeros(shape, dtype=bool), reverse)
+        assert len(packing) == 0
+        assert packing.batch_sizes == [] == packing.steps
+        assert packing.source.shape == shape
+        assert packing.final.tolist() == list(range(shape[0]))
+
+
+# --- Mask -----------------------------------------------------------------------------------------
+
+
+def test_a_mask_computes_each_packing_once():
+    mask = Mask([[True, False], [True, True]])
+    assert mask.packing() is mask.packing()
+    assert mask.packing(reverse=True) is mask.packing(reverse=True)
+    assert mask.packing() is not mask.packing(reverse=True)
+    assert mask.shape == (2, 2)
+
+
+def test_mask_of():
+    mask = Mask(np.ones((2, 3), dtype=bool))
+    assert Mask.of(mask) is mask
+    assert Mask.of(None) is None
+    assert isinstance(Mask.of([[True]]), Mask)
+
+
+def test_a_reversed_mask():
+    array = np.array([[True, False, False], [True, True, False]])
+    assert Mask(array).reversed().array.tolist() == [[False, False, True], [False, True, True]]
+
+
+def test_full_mask_is_all_real_and_made_once():
+    assert full_mask(2, 3).array.tolist() == [[True] * 3] * 2
+    assert full_mask(2, 3) is full_mask(2, 3)
+    assert full_mask(3, 2).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("array", "came"),
+    [
+        (np.ones((2, 3)), r"float64 of shape \(2, 3\)"),
+        (np.ones((2, 3), dtype="int64"), r"int64 of shape \(2, 3\)"),
+        (np.ones(3, dtype=bool), r"bool of shape \(3,\)"),
+        (np.ones((2, 3, 1), dtype=bool), r"bool of shape \(2, 3, 1\)"),
+    ],
+)
+def test_a_mask_must_be_booleans_of_two_axes(array, came):
+    with pytest.raises(ValueError, match=rf"mask: expected booleans of shape .* received {came}"):
+        Mask(array)
