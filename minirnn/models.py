@@ -49,6 +49,7 @@ class Sequential(Layer):
         self.input_shape: Shape | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.stop_training = False
+        self._training_parts: Any = None
         for layer in layers:
             self.add(layer)
 
@@ -87,11 +88,13 @@ class Sequential(Layer):
             number += 1
             layer.name = f"{base}_{number}"
         self.layers.append(layer)
+        self._training_parts = None
 
     def pop(self) -> Layer:
         """Take the last layer away."""
         if not self.layers:
             raise ValueError("pop: the model has no layers")
+        self._training_parts = None
         return self.layers.pop()
 
     def children(self) -> dict[str, Layer]:
@@ -198,7 +201,7 @@ class Sequential(Layer):
     def part(self, layers: Sequence[Layer]) -> Sequential:
         """A model of these layers of this one; it shares their weights."""
         part = copy.copy(self)
-        part.layers = list(layers)
+        part.layers, part.input_shape = list(layers), None
         return part
 
     def without_vectorizer(self) -> Sequential:
@@ -230,25 +233,34 @@ class Sequential(Layer):
         self.optimizer = optimizers.get(optimizer)
         self.loss = losses.get(loss)
         self.metrics = [get_metric(metric, self.loss) for metric in metrics]
+        self._training_parts = None
 
     def require_compiled(self) -> None:
-        """Raises if `compile` was not called; else gets the parts that a training step needs.
-
-        `body` ends before the softmax or sigmoid that belongs to the loss (`head_activation`), and
-        `loss_on_body` is the loss of what it gives.
-        """
         if self.optimizer is None:
             raise ValueError(f"{self.name}: call compile(optimizer, loss, metrics) before training")
         if not self.layers:
             raise ValueError(f"{self.name}: the model has no layers")
-        self.body = self.without_vectorizer()
-        self.loss_on_body, self.head_activation = self.loss, activations.linear
-        *first, last = self.body.layers
-        if hasattr(last, "split_activation") and not self.loss.from_logits:
-            last, activation = last.split_activation()
-            if activation.name == self.loss.activation:
-                self.body = self.part([*first, last])
-                self.loss_on_body, self.head_activation = self.loss.on_logits(), activation
+
+    def training_parts(self, x: Any) -> tuple[Sequential, losses.Loss, activations.Activation]:
+        """`(body, loss, activation)`: the model as a training step sees it.
+
+        The body ends before the softmax or sigmoid that belongs to the loss, and the loss is that
+        of what the body gives. x: a batch, from which a model that is not built yet takes shape.
+        """
+        if self._training_parts is None:
+            body, loss, activation = self.without_vectorizer(), self.loss, activations.linear
+            body.ensure_built(x)
+            *first, last = body.layers
+            if hasattr(last, "split_activation") and not loss.from_logits:
+                last, last_activation = last.split_activation()
+                if last_activation.name == loss.activation:
+                    body, loss, activation = (
+                        self.part([*first, last]),
+                        loss.on_logits(),
+                        last_activation,
+                    )
+            self._training_parts = body, loss, activation
+        return self._training_parts
 
     def fit(
         self,

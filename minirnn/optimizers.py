@@ -68,6 +68,7 @@ class Optimizer:
 
     slots: dict[str, float] = {}  # name of each running average -> its start; see `drift`
     decays: dict[str, float] = {}  # those that decay -> what is left of them after a step
+    derived: tuple[str, ...] = ()  # those that follow from the others; see `derive`
 
     def __init__(
         self,
@@ -106,6 +107,9 @@ class Optimizer:
     def rules(self, rate: float) -> tuple[Learn, Drift | None]:
         """`learn` and `drift` of this step; see the head of this module."""
         raise NotImplementedError(f"{type(self).__name__} has no rules")
+
+    def derive(self, averages: dict[str, Array]) -> None:
+        """Compute those of one parameter's `averages` that are listed in `derived`, in place."""
 
     # -- learning rate --
 
@@ -166,6 +170,7 @@ class Optimizer:
         for part in self._parts:
             for key in part.keys:
                 self._averages[key] = self._continued(key, part.averages_of(key))
+                self.derive(self._averages[key])
             part.find_live()
         if self._parts:
             length = max(part.scratch_size for part in self._parts)
@@ -209,6 +214,8 @@ class Optimizer:
             average += large
             average -= large
         self._scales[slot] = 1.0
+        for averages in self._averages.values():
+            self.derive(averages)
         for part in self._parts:
             part.find_live()
 
@@ -248,7 +255,8 @@ class Optimizer:
         state |= self._loaded
         for key, averages in self._averages.items():
             for slot, array in averages.items():
-                state[f"{_label(key)}/{slot}"] = np.array(to_host(array))
+                if slot not in self.derived:
+                    state[f"{_label(key)}/{slot}"] = np.array(to_host(array))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -486,7 +494,11 @@ class Adam(Optimizer):
     Rows of an embedding that a batch does not use go on moving while their m is not 0. With `lazy`
     they stay: only the rows of the batch are updated, which is faster for a large vocabulary and
     gives other numbers. (Their m and v decay all the same.)
+
+    Kept besides m and v: the root of v, because v too rests where there is no gradient.
     """
+
+    derived = ("root",)
 
     def __init__(
         self,
@@ -503,7 +515,7 @@ class Adam(Optimizer):
         self.epsilon = epsilon
         self.lazy = lazy
         self.decays = {"m": beta_1, "v": beta_2}
-        self.slots = {"m": 0.0, "v": 0.0}
+        self.slots = {"m": 0.0, "v": 0.0, "root": 0.0}
         super().__init__(learning_rate, **clipping)
 
     def rules(self, rate: float) -> tuple[Learn, Drift | None]:
@@ -517,23 +529,26 @@ class Adam(Optimizer):
         epsilon = self.epsilon / math.sqrt(v_scale)
 
         def learn(g: Array, slots: list[Array], scratch: list[Array]) -> Array | None:
-            m, v = slots
+            m, v, root = slots
             s = scratch[0]
             m += xp.multiply(g, m_fresh, out=s)
             xp.multiply(g, g, out=s)
             s *= v_fresh
             v += s
+            xp.sqrt(v, out=root)
             return drift(slots, scratch) if self.lazy else None
 
         def drift(slots: list[Array], scratch: list[Array]) -> Array:
-            m, v = slots
-            s = xp.sqrt(v, out=scratch[0])
-            s += epsilon
+            m, _, root = slots
+            s = xp.add(root, epsilon, out=scratch[0])
             xp.divide(m, s, out=s)
             s *= factor
             return s
 
         return learn, None if self.lazy else drift
+
+    def derive(self, averages: dict[str, Array]) -> None:
+        xp.sqrt(averages["v"], out=averages["root"])
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

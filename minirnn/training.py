@@ -37,10 +37,11 @@ def loss_and_gradients(
     loss is computed from the logits, which is exact where probabilities underflow, and whose
     gradient is just `p - y`.
     """
-    out, caches, mask = model.body.walk(x, training=training)
-    loss, dout = model.loss_on_body.forward(y, out, sample_weight, mask)
-    _, grads = model.body.backward(dout, caches)
-    return loss, grads, model.head_activation(out), mask
+    body, loss, activation = model.training_parts(x)
+    out, caches, mask = body.walk(x, training=training)
+    value, dout = loss.forward(y, out, sample_weight, mask)
+    _, grads = body.backward(dout, caches)
+    return value, grads, activation(out), mask
 
 
 def train_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
@@ -54,9 +55,10 @@ def train_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[A
 
 def test_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
     """`(loss, predictions, mask)` of one batch, without training."""
-    out, _, mask = model.body.walk(x)
-    loss, _ = model.loss_on_body.forward(y, out, sample_weight, mask)
-    return float(to_host(loss)), model.head_activation(out), mask
+    body, loss, activation = model.training_parts(x)
+    out, _, mask = body.walk(x)
+    value, _ = loss.forward(y, out, sample_weight, mask)
+    return float(to_host(value)), activation(out), mask
 
 
 class RunningMeans:
@@ -244,7 +246,7 @@ def explain_non_finite(model: Any, x: Any, loss: float, epoch: int, step: int) -
         begins = "in the input x"
     else:
         mask = None
-        for layer in model.body.layers:
+        for layer in model.training_parts(x)[0].layers:
             broken = [k for k, w in layer.params.items() if not bool(xp.isfinite(w).all())]
             y, _ = layer.forward(x, mask=mask)
             if broken:

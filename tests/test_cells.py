@@ -35,17 +35,6 @@ def random_step(cell, rng):
     return rng.normal(size=(N, F)), state
 
 
-def kink_free_options(kind, activation):
-    return (
-        {"activation": activation}
-        if kind == "simple_rnn"
-        else {
-            "activation": activation,
-            "recurrent_activation": "sigmoid",
-        }
-    )
-
-
 # --- the equations --------------------------------------------------------------------------------
 
 

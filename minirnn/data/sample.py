@@ -242,8 +242,8 @@ _SHARED: dict[str, list[str]] = {
     "thing": _split(
         "a borrowed piano, an old fence, the weather, a lost letter, a noisy rooster, "
         "a wet carpet, a missing umbrella, the last train, a broken clock, a birthday cake, "
-        "a garden wall, a stray dog, the church bells, a parking space, a pot of soup, a painted door, "
-        "a rude poem, the village well, a crooked bridge, a box of pears"
+        "a garden wall, a stray dog, the church bells, a parking space, a pot of soup, "
+        "a painted door, a rude poem, the village well, a crooked bridge, a box of pears"
     ),
     "hour": _split("dawn, noon, midnight, breakfast, teatime, sunset"),
 }

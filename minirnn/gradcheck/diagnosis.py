@@ -1,0 +1,399 @@
+"""From wrong gradients to a guess at the cause.
+
+Each hypothesis says: "had the backward pass this error, the gradient would be that". Those whose
+gradient is the one at hand (to the same tolerance at which it would have passed) fit a block. The
+guesses are the fewest hypotheses that together fit as many failing blocks as possible. There are
+three kinds:
+
+    of the block      zero, sign, factor, transposed, steps shifted, another block's gradient, ...
+    of the upstream   the backward pass did not see the whole gradient of the output, or turned it
+                      wrongly in time; gradients are linear in it, so each is one more product
+    of the path       a part of the chain rule is missing inside a recurrence (cuts.py)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from minirnn.backend import to_host
+from minirnn.cells import Cell
+from minirnn.gradcheck.cuts import cut_cells, cuts
+from minirnn.gradcheck.numeric import differentiate, differentiate_all, relative_error
+from minirnn.gradcheck.subject import Subject
+from minirnn.layers import RNN, Bidirectional
+
+
+class Block(NamedTuple):
+    """A tensor, or the columns of it that belong to one gate."""
+
+    tensor: str
+    gate: str
+    columns: slice
+
+    @property
+    def name(self) -> str:
+        return f"{self.tensor}[{self.gate}]" if self.gate else self.tensor
+
+
+@dataclass
+class Evidence:
+    """Everything that a check has computed.
+
+    subject: in float64; dual: the same in complex128, or None if that cannot run.
+    methods, limits, chosen: for each tensor, how it was differentiated, its tolerance, and the
+        flat numbers of the elements compared.
+    upstream: the gradient of all outputs in one vector.
+    """
+
+    subject: Subject
+    dual: Subject | None
+    methods: dict[str, str]
+    upstream: np.ndarray
+    analytic: dict[str, np.ndarray | None]
+    numeric: dict[str, np.ndarray]
+    chosen: dict[str, np.ndarray]
+    floor: float
+    limits: dict[str, float]
+
+    def blocks(self, name: str) -> list[Block]:
+        shape, gates = self.subject.tensors[name].shape, self.subject.gates.get(name, ())
+        width = shape[-1] if shape else 0
+        if len(gates) < 2 or width % len(gates):
+            return [Block(name, "", slice(0, width))]
+        size = width // len(gates)
+        return [Block(name, g, slice(k * size, (k + 1) * size)) for k, g in enumerate(gates)]
+
+    def analytic_of(self, block: Block) -> np.ndarray:
+        return part(self.analytic[block.tensor], block)
+
+    def numeric_of(self, block: Block) -> np.ndarray:
+        return part(self.numeric[block.tensor], block)
+
+    def known_of(self, block: Block) -> np.ndarray:
+        shape = self.subject.tensors[block.tensor].shape
+        return part(positions(self.chosen[block.tensor], shape), block)
+
+    def fits(self, block: Block, first: np.ndarray, second: np.ndarray) -> bool:
+        """Whether two gradients for this block are the same."""
+        limit = self.limits[block.tensor]
+        return relative_error(first, second, self.floor, self.known_of(block)) <= limit
+
+
+def part(array: np.ndarray, block: Block) -> np.ndarray:
+    return array[..., block.columns] if array.ndim else array
+
+
+def positions(elements: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Booleans of this shape, True at these flat numbers."""
+    mask = np.zeros(shape, dtype=bool)
+    mask.reshape(-1)[elements] = True
+    return mask
+
+
+def guesses(evidence: Evidence, failed: list[Block]) -> tuple[str, ...]:
+    """Sentences, each with the blocks that it explains; the ones that explain most come first."""
+    if not failed:
+        return ()
+    fitting: dict[str, set[Block]] = {}
+    for block in failed:
+        for sentence in block_hypotheses(evidence, block):
+            fitting.setdefault(sentence, set()).add(block)
+    for hypotheses in (upstream_hypotheses, path_hypotheses):
+        for sentence, numeric in hypotheses(evidence, sorted({b.tensor for b in failed})):
+            for block in failed:
+                if evidence.fits(
+                    block, evidence.analytic_of(block), part(numeric[block.tensor], block)
+                ):
+                    fitting.setdefault(sentence, set()).add(block)
+    unexplained, found = set(failed), []
+    while fitting:
+        sentence, blocks = max(fitting.items(), key=lambda item: len(item[1] & unexplained))
+        if not blocks & unexplained:
+            break
+        names = [b.name for b in failed if b in blocks and b in unexplained]
+        found.append(f"{', '.join(names)}: {sentence}")
+        unexplained -= blocks
+    if unexplained and found:
+        names = [block.name for block in failed if block in unexplained]
+        found.append(f"{', '.join(names)}: cause unknown")
+    return tuple(found)
+
+
+# --- hypotheses of the block ----------------------------------------------------------------------
+
+
+def block_hypotheses(evidence: Evidence, block: Block) -> Iterator[str]:
+    """What the analytic gradient is, seen from the numeric one."""
+    a, n, known = (
+        evidence.analytic_of(block), evidence.numeric_of(block), evidence.known_of(block)
+    )  # fmt: skip
+    if not np.isfinite(n[known]).all():
+        yield "the forward pass gives NaN or infinity"
+        return
+    if not np.isfinite(a).all():
+        yield "the gradient holds NaN or infinity"
+        return
+
+    def same(b: np.ndarray) -> bool:
+        return evidence.fits(block, b, n)
+
+    if not a[known].any():
+        yield "the gradient is all zero: it never gets here"
+        return
+    if same(-a):
+        yield "the sign is wrong"
+    yield from _factors(evidence, a, n, known, same)
+    weights = part(to_host(evidence.subject.tensors[block.tensor]), block)
+    if block.tensor in evidence.subject.params and same(a - weights):
+        yield "the weights themselves were added to their gradient"
+    if not known.all():
+        return  # what follows compares elements with other elements
+    yield from _other_blocks(evidence, block, a)
+    if a.ndim == 2 and a.shape[0] == a.shape[1] and same(a.T):
+        yield "transposed"
+    if block.tensor in evidence.subject.inputs:
+        yield from _rows_and_steps(evidence, a, n, same)
+    wrong = np.abs(a - n) > evidence.limits[block.tensor] * max(np.abs(n).max(), evidence.floor)
+    in_order = same_values(a, n, evidence.limits[block.tensor])
+    if in_order and a.size > 3:
+        yield "the right values in the wrong places: an axis, or an order of rows, is mixed up"
+    if not a[wrong].any():
+        yield from _lost(evidence, wrong, "get no gradient")
+    elif not np.abs(n[wrong]).max() > evidence.limits[block.tensor] * np.abs(a).max():
+        yield from _lost(evidence, wrong, "get a gradient, and should get none")
+
+
+def same_values(a: np.ndarray, n: np.ndarray, tolerance: float) -> bool:
+    """Whether both arrays hold the same numbers, in whatever order."""
+    a, n = np.sort(a, axis=None), np.sort(n, axis=None)
+    return bool(np.abs(a - n).max() <= tolerance * np.abs(n).max())
+
+
+def _factors(
+    evidence: Evidence,
+    a: np.ndarray,
+    n: np.ndarray,
+    known: np.ndarray,
+    same: Callable[[np.ndarray], bool],
+) -> Iterator[str]:
+    square = float((n[known] ** 2).sum())
+    if known.sum() < 3 or square == 0:
+        return
+    factor = float((a[known] * n[known]).sum()) / square
+    if factor in (0, -1) or not same(a / factor):
+        return
+    sizes = _sizes(evidence.subject)
+    for name, size in sizes.items():
+        if abs(factor - size) < 1e-6 * size:
+            yield f"{size} times too large ({name}): a mean was left out, or a sum done twice"
+            return
+        if abs(factor * size - 1) < 1e-6:
+            yield f"1/{size} of what it should be (1 / {name}): a mean where a sum belongs"
+            return
+    yield f"{factor:.6g} times what it should be"
+
+
+def _sizes(subject: Subject) -> dict[str, int]:
+    """Sizes that a wrong mean would divide by."""
+    x = subject.inputs.get("x", getattr(subject, "x", None))
+    x = subject.inputs.get("y_pred") if x is None else x
+    shape = np.shape(x)
+    sizes = dict(zip(("batch", "time", "features"), shape, strict=False))
+    if len(shape) == 2 and "x" in subject.inputs:
+        sizes = {"batch": shape[0], "features": shape[1]}
+    if subject.mask is not None:
+        sizes["real steps"] = int(subject.mask.array.sum())
+    elif len(shape) > 1:
+        sizes["batch * time"] = shape[0] * shape[1]
+    return {"two": 2} | {name: size for name, size in sizes.items() if size > 2}
+
+
+def _other_blocks(evidence: Evidence, block: Block, a: np.ndarray) -> Iterator[str]:
+    blocks = [b for name in evidence.subject.tensors for b in evidence.blocks(name)]
+    n = evidence.numeric_of(block)
+    for other in blocks:
+        if other == block or evidence.numeric_of(other).shape != a.shape:
+            continue
+        if evidence.known_of(other).all() and evidence.fits(block, a, evidence.numeric_of(other)):
+            back = evidence.analytic[other.tensor]
+            if back is not None and evidence.fits(block, evidence.analytic_of(other), n):
+                first, second = sorted([block, other], key=blocks.index)
+                yield f"{first.name} and {second.name} are exchanged"
+            else:
+                yield f"this is the gradient of {other.name}"
+
+
+def _rows_and_steps(
+    evidence: Evidence, a: np.ndarray, n: np.ndarray, same: Callable[[np.ndarray], bool]
+) -> Iterator[str]:
+    """Inputs and states: (batch, ...) or (batch, time, ...)."""
+    if len(a) <= 6 and a.ndim > 1:
+        for order in itertools.permutations(range(len(a))):
+            if list(order) != sorted(order) and same(a[list(order)]):
+                yield f"the rows are permuted: row b got the gradient of row {_inverse(order)}[b]"
+                break
+    if a.ndim < 3:
+        return
+    if same(a[:, ::-1]):
+        yield "reversed in time"
+    tolerance = evidence.limits["x"] * max(np.abs(n).max(), evidence.floor)
+    for first, second, what in ((a[:, 1:], n[:, :-1], "late"), (a[:, :-1], n[:, 1:], "early")):
+        if first.size and np.abs(first - second).max() <= tolerance:
+            yield f"the gradient comes one step too {what}"
+
+
+def _inverse(order: tuple[int, ...]) -> list[int]:
+    return np.argsort(order).tolist()
+
+
+def _lost(evidence: Evidence, wrong: np.ndarray, what: str) -> Iterator[str]:
+    """Which rows, steps or columns hold all the elements that are wrong."""
+    if wrong.all() or not wrong.any():
+        return
+    regions: dict[str, np.ndarray] = {}
+    if wrong.ndim == 3:
+        time = np.arange(wrong.shape[1])
+        mask = evidence.subject.mask
+        real = np.ones(wrong.shape[:2], bool) if mask is None else mask.array
+        count = np.cumsum(real, axis=1)
+        regions["masked steps"] = ~real
+        regions["the first step"] = np.broadcast_to(time == 0, real.shape)
+        regions["the last step"] = np.broadcast_to(time == time[-1], real.shape)
+        regions["the first real step of every row"] = real & (count == 1)
+        regions["the last real step of every row"] = real & (count == count[:, -1:])
+        regions["the rows' first steps, which come before the mask's first real step,"] = ~real & (
+            count == 0
+        )
+        flat = wrong.any(axis=-1)
+        for name, region in regions.items():
+            if region.any() and flat[region].any() and not flat[~region].any():
+                yield f"{name} {what}"
+                return
+    for axis, name in enumerate(
+        ("row", "step", "feature") if wrong.ndim == 3 else ("row", "column")
+    ):
+        others = tuple(k for k in range(wrong.ndim) if k != axis)
+        if axis < wrong.ndim:
+            which = np.flatnonzero(wrong.any(axis=others)).tolist()
+            if len(which) < wrong.shape[axis]:
+                yield f"{name} {', '.join(map(str, which))} {what}"
+                return
+
+
+# --- hypotheses of the upstream gradient ----------------------------------------------------------
+
+
+def upstream_hypotheses(
+    evidence: Evidence, tensors: list[str]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Sentences, and the gradients that such an upstream gradient would give."""
+    subject = evidence.subject
+    if evidence.upstream.size < 2:
+        return
+    outputs = [np.array(to_host(y)) for y in subject.forward()[0]]
+    ends = np.cumsum([y.size for y in outputs])[:-1]
+    pieces = [
+        d.reshape(y.shape) for d, y in zip(np.split(evidence.upstream, ends), outputs, strict=True)
+    ]
+    variants = dict(_upstream_variants(subject, pieces))
+    if not variants:
+        return
+    stacked = np.stack([np.concatenate([d.reshape(-1) for d in v]) for v in variants.values()])
+    found = {}
+    for name in tensors:
+        method = evidence.methods[name]
+        source = evidence.dual if method == "complex" else subject
+        found[name] = differentiate(source, name, stacked, method, evidence.chosen[name])
+    for k, sentence in enumerate(variants):
+        yield sentence, {name: values[k] for name, values in found.items()}
+
+
+def _upstream_variants(
+    subject: Subject, pieces: list[np.ndarray]
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    def with_piece(k: int, piece: np.ndarray) -> list[np.ndarray]:
+        return [piece if j == k else d for j, d in enumerate(pieces)]
+
+    if len(pieces) > 1:
+        for k, name in enumerate(subject.output_names):
+            yield f"the gradient of the output {name} is ignored", with_piece(k, pieces[k] * 0)
+    x = subject.inputs.get("x", getattr(subject, "x", None))
+    B, T = (*np.shape(x), 0)[:2]
+    for k, d in enumerate(pieces):
+        if d.ndim != 3 or d.shape[:2] != (B, T):
+            continue
+        whose = "the output" if len(pieces) == 1 else f"the output {subject.output_names[k]}"
+        yield f"the gradient of {whose} is not turned back in time", with_piece(k, d[:, ::-1])
+        if isinstance(subject.thing, Bidirectional):
+            half = d.shape[-1] // 2
+            turned = np.concatenate([d[..., :half], d[:, ::-1, half:]], axis=-1)
+            yield (
+                (
+                    "the half of the output's gradient that belongs to the backward direction is not "
+                    "turned back in time"
+                ),
+                with_piece(k, turned),
+            )
+        for t, step in ((0, "first"), (T - 1, "last")):
+            without = d.copy()
+            without[:, t] = 0
+            yield f"the {step} step of {whose}'s gradient is ignored", with_piece(k, without)
+            yield f"only the {step} step of {whose}'s gradient counts", with_piece(k, d - without)
+        if subject.mask is not None:
+            real = subject.mask.array
+            if getattr(subject.thing, "go_backwards", False):
+                real = real[:, ::-1]
+            yield (
+                (
+                    f"the gradient of {whose} at masked steps is ignored, although they show an "
+                    "earlier state"
+                ),
+                with_piece(k, d * real[..., None]),
+            )
+    if all(d.ndim and d.shape[0] == B for d in pieces):
+        for b in range(B if B <= 32 else 0):
+            alone = [np.where(_column(d, b), d, 0) for d in pieces]
+            yield f"a sum over the rows left out: only row {b} counts", alone
+            rest = [d - one for d, one in zip(pieces, alone, strict=True)]
+            yield f"row {b} of the batch is left out", rest
+
+
+def _column(d: np.ndarray, b: int) -> np.ndarray:
+    return (np.arange(len(d)) == b).reshape(-1, *(1,) * (d.ndim - 1))
+
+
+# --- hypotheses of the path -----------------------------------------------------------------------
+
+
+def path_hypotheses(
+    evidence: Evidence, tensors: list[str]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Sentences, and the gradients that a recurrence with such a gap in its chain rule would give."""
+    dual = evidence.dual
+    cells = [] if dual is None else recurrent_cells(dual)
+    if not cells:
+        return
+    total = 0
+
+    def count(plain, cell, place, a_t, state, out, drop):
+        nonlocal total
+        total = max(total, place[0] + 1)
+        plain(cell, a_t, state, out, drop)
+
+    with cut_cells(cells, count, 0):
+        dual.outputs()
+    chosen = {name: evidence.chosen[name] for name in tensors}
+    for sentence, cut in cuts(max((cell.state_names for cell in cells), key=len)).items():
+        with cut_cells(cells, cut, total):
+            yield sentence, differentiate_all(dual, evidence.upstream, "complex", chosen)
+
+
+def recurrent_cells(subject: Subject) -> list[Cell]:
+    if isinstance(subject.thing, Cell):
+        return [subject.thing]
+    return [layer.cell for layer in subject.layers() if isinstance(layer, RNN)]
