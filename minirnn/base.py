@@ -93,8 +93,20 @@ class Layer:
     def __call__(self, x: Array, mask: Any = None, training: bool = False, **inputs: Any) -> Array:
         """The output alone. `mask`: booleans `(batch, time)`, True = a real step."""
         self.ensure_built(x)
-        y, _ = self.forward(x, mask=Mask.of(mask), training=training, **inputs)
+        mask = self.checked_mask(mask)
+        y, _ = self.forward(x, mask=mask, training=training, **inputs)
         return y
+
+    def checked_mask(self, mask: Any) -> Mask | None:
+        """The mask as a Mask, if this layer can use one."""
+        mask = Mask.of(mask)
+        if mask is not None and not self.supports_masking:
+            raise ValueError(
+                f"{self.name}: this layer cannot use a mask, and would treat padding as data. Use "
+                "a layer that can (a recurrent or pooling layer), or put DropMask() before it to "
+                "forget the mask on purpose."
+            )
+        return mask
 
     def ensure_built(self, x: Array) -> None:
         if not self.built:

@@ -48,7 +48,7 @@ State = tuple[Array, ...]
 
 def transpose(matrix: Array) -> Array:
     """The matrix with its last two axes exchanged: the transpose of each one in a stack."""
-    return xp.swapaxes(matrix, -1, -2)
+    return matrix.swapaxes(-1, -2)
 
 
 def dropped(h: Array, drop: Array | None) -> Array:
@@ -511,7 +511,7 @@ def activate_gates(cell: LSTMCell, a: Array) -> None:
     """i, f, o = σ(a_i), σ(a_f), σ(a_o) and g = tanh(a_g), in place."""
     if cell.recurrent_activation is activations.sigmoid and cell.activation is activations.tanh:
         # σ(a) = tanh(a / 2) / 2 + 1/2, so that one tanh serves all four gates.
-        scale, shift = _sigmoid_as_tanh(a.shape[-1], a.dtype.name, get_backend())
+        scale, shift = _sigmoid_as_tanh(a.shape[-1], a.dtype, get_backend())
         a *= scale
         xp.tanh(a, out=a)
         a *= scale
@@ -534,7 +534,7 @@ def gate_derivatives(cell: LSTMCell, gates: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _sigmoid_as_tanh(width: int, dtype: str, backend: str) -> tuple[Array, Array]:
+def _sigmoid_as_tanh(width: int, dtype: Any, backend: str) -> tuple[Array, Array]:
     scale = xp.full(width, 0.5, dtype=dtype)
     scale[width // 2 : width // 4 * 3] = 1  # the candidate's block: a plain tanh
     return scale, 1 - scale

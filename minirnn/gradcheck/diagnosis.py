@@ -23,9 +23,11 @@ import numpy as np
 from minirnn.backend import to_host
 from minirnn.cells import Cell
 from minirnn.gradcheck.cuts import cut_cells, cuts
-from minirnn.gradcheck.numeric import differentiate, differentiate_all, relative_error
+from minirnn.gradcheck.numeric import differentiate, relative_error
 from minirnn.gradcheck.subject import Subject
 from minirnn.layers import RNN, Bidirectional
+
+ELEMENTS = 3  # of a block, so many where it is most wrong and so many others test a hypothesis
 
 
 class Block(NamedTuple):
@@ -33,7 +35,12 @@ class Block(NamedTuple):
 
     tensor: str
     gate: str
-    columns: slice
+    start: int
+    stop: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.stop)
 
     @property
     def name(self) -> str:
@@ -64,9 +71,9 @@ class Evidence:
         shape, gates = self.subject.tensors[name].shape, self.subject.gates.get(name, ())
         width = shape[-1] if shape else 0
         if len(gates) < 2 or width % len(gates):
-            return [Block(name, "", slice(0, width))]
+            return [Block(name, "", 0, width)]
         size = width // len(gates)
-        return [Block(name, g, slice(k * size, (k + 1) * size)) for k, g in enumerate(gates)]
+        return [Block(name, g, k * size, (k + 1) * size) for k, g in enumerate(gates)]
 
     def analytic_of(self, block: Block) -> np.ndarray:
         return part(self.analytic[block.tensor], block)
@@ -79,9 +86,23 @@ class Evidence:
         return part(positions(self.chosen[block.tensor], shape), block)
 
     def fits(self, block: Block, first: np.ndarray, second: np.ndarray) -> bool:
-        """Whether two gradients for this block are the same."""
-        limit = self.limits[block.tensor]
-        return relative_error(first, second, self.floor, self.known_of(block)) <= limit
+        """Whether two gradients for this block are the same, where the second is not NaN."""
+        known = self.known_of(block) & ~np.isnan(second)
+        floor = max(self.floor, np.abs(first).max(initial=0))
+        return relative_error(first, second, floor, known) <= self.limits[block.tensor]
+
+    def telling(self, block: Block, count: int) -> np.ndarray:
+        """Flat numbers, in the whole tensor, of elements that tell one hypothesis from another.
+
+        At first those where the gradients differ most, then, equally many, others.
+        """
+        shape = self.subject.tensors[block.tensor].shape
+        difference = np.full(shape, -1.0)
+        known, a, n = self.known_of(block), self.analytic_of(block), self.numeric_of(block)
+        part(difference, block)[...] = np.where(known, np.abs(a - n), -1)
+        order = np.argsort(-difference, axis=None, kind="stable")[: int(known.sum())]
+        others = np.random.default_rng(0).permutation(order[count:])
+        return np.concatenate([order[:count], others[: count if count > 1 else 0]])
 
 
 def part(array: np.ndarray, block: Block) -> np.ndarray:
@@ -103,13 +124,10 @@ def guesses(evidence: Evidence, failed: list[Block]) -> tuple[str, ...]:
     for block in failed:
         for sentence in block_hypotheses(evidence, block):
             fitting.setdefault(sentence, set()).add(block)
+    comparable = [block for block in failed if np.isfinite(evidence.analytic_of(block)).all()]
     for hypotheses in (upstream_hypotheses, path_hypotheses):
-        for sentence, numeric in hypotheses(evidence, sorted({b.tensor for b in failed})):
-            for block in failed:
-                if evidence.fits(
-                    block, evidence.analytic_of(block), part(numeric[block.tensor], block)
-                ):
-                    fitting.setdefault(sentence, set()).add(block)
+        for sentence, block in hypotheses(evidence, comparable):
+            fitting.setdefault(sentence, set()).add(block)
     unexplained, found = set(failed), []
     while fitting:
         sentence, blocks = max(fitting.items(), key=lambda item: len(item[1] & unexplained))
@@ -163,9 +181,9 @@ def block_hypotheses(evidence: Evidence, block: Block) -> Iterator[str]:
     if in_order and a.size > 3:
         yield "the right values in the wrong places: an axis, or an order of rows, is mixed up"
     if not a[wrong].any():
-        yield from _lost(evidence, wrong, "get no gradient")
+        yield from _lost(evidence, wrong, "no gradient in")
     elif not np.abs(n[wrong]).max() > evidence.limits[block.tensor] * np.abs(a).max():
-        yield from _lost(evidence, wrong, "get a gradient, and should get none")
+        yield from _lost(evidence, wrong, "gradient where none belongs, in")
 
 
 def same_values(a: np.ndarray, n: np.ndarray, tolerance: float) -> bool:
@@ -266,13 +284,11 @@ def _lost(evidence: Evidence, wrong: np.ndarray, what: str) -> Iterator[str]:
         regions["the last step"] = np.broadcast_to(time == time[-1], real.shape)
         regions["the first real step of every row"] = real & (count == 1)
         regions["the last real step of every row"] = real & (count == count[:, -1:])
-        regions["the rows' first steps, which come before the mask's first real step,"] = ~real & (
-            count == 0
-        )
         flat = wrong.any(axis=-1)
         for name, region in regions.items():
-            if region.any() and flat[region].any() and not flat[~region].any():
-                yield f"{name} {what}"
+            lost = region & real if (region & real).any() else region
+            if lost.any() and not flat[~region].any() and flat[lost].all():
+                yield f"{what} {name}"
                 return
     for axis, name in enumerate(
         ("row", "step", "feature") if wrong.ndim == 3 else ("row", "column")
@@ -281,17 +297,15 @@ def _lost(evidence: Evidence, wrong: np.ndarray, what: str) -> Iterator[str]:
         if axis < wrong.ndim:
             which = np.flatnonzero(wrong.any(axis=others)).tolist()
             if len(which) < wrong.shape[axis]:
-                yield f"{name} {', '.join(map(str, which))} {what}"
+                yield f"{what} {name} {', '.join(map(str, which))}"
                 return
 
 
 # --- hypotheses of the upstream gradient ----------------------------------------------------------
 
 
-def upstream_hypotheses(
-    evidence: Evidence, tensors: list[str]
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Sentences, and the gradients that such an upstream gradient would give."""
+def upstream_hypotheses(evidence: Evidence, failed: list[Block]) -> Iterator[tuple[str, Block]]:
+    """Sentences about the upstream gradient, each with a block that it explains."""
     subject = evidence.subject
     if evidence.upstream.size < 2:
         return
@@ -304,13 +318,14 @@ def upstream_hypotheses(
     if not variants:
         return
     stacked = np.stack([np.concatenate([d.reshape(-1) for d in v]) for v in variants.values()])
-    found = {}
-    for name in tensors:
-        method = evidence.methods[name]
+    for block in failed:
+        method = evidence.methods[block.tensor]
         source = evidence.dual if method == "complex" else subject
-        found[name] = differentiate(source, name, stacked, method, evidence.chosen[name])
-    for k, sentence in enumerate(variants):
-        yield sentence, {name: values[k] for name, values in found.items()}
+        elements = evidence.telling(block, ELEMENTS)
+        numeric = differentiate(source, block.tensor, stacked, method, elements)
+        for sentence, values in zip(variants, numeric, strict=True):
+            if evidence.fits(block, evidence.analytic_of(block), part(values, block)):
+                yield sentence, block
 
 
 def _upstream_variants(
@@ -334,7 +349,7 @@ def _upstream_variants(
             turned = np.concatenate([d[..., :half], d[:, ::-1, half:]], axis=-1)
             yield (
                 (
-                    "the half of the output's gradient that belongs to the backward direction is not "
+                    "the backward direction's half of the output's gradient is not "
                     "turned back in time"
                 ),
                 with_piece(k, turned),
@@ -370,10 +385,8 @@ def _column(d: np.ndarray, b: int) -> np.ndarray:
 # --- hypotheses of the path -----------------------------------------------------------------------
 
 
-def path_hypotheses(
-    evidence: Evidence, tensors: list[str]
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Sentences, and the gradients that a recurrence with such a gap in its chain rule would give."""
+def path_hypotheses(evidence: Evidence, failed: list[Block]) -> Iterator[tuple[str, Block]]:
+    """Sentences about a gap in the chain rule of a recurrence, each with a block it explains."""
     dual = evidence.dual
     cells = [] if dual is None else recurrent_cells(dual)
     if not cells:
@@ -387,10 +400,19 @@ def path_hypotheses(
 
     with cut_cells(cells, count, 0):
         dual.outputs()
-    chosen = {name: evidence.chosen[name] for name in tensors}
+    complex_ones = [block for block in failed if evidence.methods[block.tensor] == "complex"]
     for sentence, cut in cuts(max((cell.state_names for cell in cells), key=len)).items():
         with cut_cells(cells, cut, total):
-            yield sentence, differentiate_all(dual, evidence.upstream, "complex", chosen)
+            for block in complex_ones:
+                if all(_fits_cut(evidence, block, count) for count in (1, ELEMENTS)):
+                    yield sentence, block
+
+
+def _fits_cut(evidence: Evidence, block: Block, count: int) -> bool:
+    elements = evidence.telling(block, count)
+    upstream = evidence.upstream[None]
+    numeric = differentiate(evidence.dual, block.tensor, upstream, "complex", elements)[0]
+    return evidence.fits(block, evidence.analytic_of(block), part(numeric, block))
 
 
 def recurrent_cells(subject: Subject) -> list[Cell]:

@@ -459,9 +459,12 @@ def describe(thing: Any) -> str:
         if key in ("name", "trainable") or key.endswith("_initializer"):
             continue
         default = defaults[key].default if key in defaults else inspect.Parameter.empty
-        value = getattr(value, "name", value) if key.endswith("activation") else value
+        if key.endswith("activation"):
+            value, default = getattr(value, "name", value), default or "linear"
         if isinstance(value, (Layer, Cell)):
             shown.append(f"{key}={describe(value)}")
+        elif default is inspect.Parameter.empty:
+            shown.insert(0, f"{key}={value!r}")
         elif type(value) is not type(default) or value != default:
             shown.append(f"{key}={value!r}")
     return f"{type(thing).__name__}({', '.join(shown)})"

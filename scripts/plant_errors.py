@@ -1,0 +1,686 @@
+"""Plants errors into a copy of the library, one at a time, and checks that the tests see each.
+
+    python scripts/plant_errors.py              all errors, two at a time
+    python scripts/plant_errors.py lstm dropout only those with one of these words in their name
+    python scripts/plant_errors.py --list       names only
+
+Hand-written backpropagation that is wrong still learns, so a falling loss proves nothing. This
+script asks the other way round: of the mistakes that are easily made in this code (two gates
+swapped, a matrix not transposed, h_t for h_{t-1}, a row order not undone ...), does any pass the
+tests?
+
+An error is a replacement of a short piece of source, which must stand in its file exactly once: if
+the source has moved on, the script says so and stops. First the unchanged copy has to pass. Then
+each error goes into a copy of its own in a temporary directory, and pytest runs the tests named
+for it there, up to the first failure. The exit status is 0 if every error was found, 1 if one
+survived, and 2 if the script could not do its work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CELLS = "tests/test_cells.py"
+LOOP = "tests/test_timeloop.py"
+PACKING = "tests/test_packing.py"
+RNN = "tests/test_recurrent.py"
+BOTH = "tests/test_bidirectional.py"
+CORE = "tests/test_core_layers.py"
+ACTIVATIONS = "tests/test_activations.py"
+INITIALIZERS = "tests/test_initializers.py"
+LOSSES = "tests/test_losses.py"
+OPTIMIZERS = "tests/test_optimizers.py"
+
+
+class Error(NamedTuple):
+    """A mistake to plant: in `file`, `old` becomes `new`; `tests` have to see it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+ERRORS = [
+    # --- cells ---
+    Error(
+        "simple rnn: recurrent kernel not transposed in backward",
+        "cells.py",
+        "return (dropped(da @ transpose(U), drop),)",
+        "return (dropped(da @ U, drop),)",
+        (LOOP,),
+    ),
+    Error(
+        "lstm: gates i and f swapped",
+        "cells.py",
+        "i, f, g, o = split(a_t, 4)",
+        "f, i, g, o = split(a_t, 4)",
+        (CELLS,),
+    ),
+    Error(
+        "lstm: gates c and o swapped in backward",
+        "cells.py",
+        "(g, c_prev, i, tanh_c), strict",
+        "(g, c_prev, tanh_c, i), strict",
+        (LOOP,),
+    ),
+    Error(
+        "lstm: dc not carried to the step before",
+        "cells.py",
+        "return dh_prev, dc * f",
+        "return dh_prev, dc * 0",
+        (CELLS,),
+    ),
+    Error(
+        "lstm: dc from the step after lost",
+        "cells.py",
+        "dc = dc + dh * dc_dh",
+        "dc = dh * dc_dh",
+        (CELLS,),
+    ),
+    Error(
+        "lstm: c_t for c_{t-1} in the forget gate's gradient",
+        "cells.py",
+        "(_, c_prev), (gates, tanh_c) = state_prev, saved",
+        "(_, c_prev), (gates, tanh_c) = state, saved",
+        (CELLS,),
+    ),
+    Error(
+        "lstm: derivative of tanh for the forget gate",
+        "cells.py",
+        "functions[2] = cell.activation",
+        "functions[1] = cell.activation",
+        (CELLS,),
+    ),
+    Error(
+        "lstm: the candidate's tanh on the forget gate",
+        "cells.py",
+        "scale[width // 2 : width // 4 * 3] = 1",
+        "scale[width // 4 : width // 2] = 1",
+        (CELLS,),
+    ),
+    Error(
+        "lstm: dropout of the state left out in backward",
+        "cells.py",
+        "dh_prev = dropped(da @ transpose(U), drop)",
+        "dh_prev = da @ transpose(U)",
+        (LOOP,),
+    ),
+    Error(
+        "lstm: unit_forget_bias on the wrong block",
+        "cells.py",
+        "bias[self.units : 2 * self.units] = 1",
+        "bias[: self.units] = 1",
+        (CELLS,),
+    ),
+    Error(
+        "lstm: unit_forget_bias added instead of set",
+        "cells.py",
+        "bias[self.units : 2 * self.units] = 1",
+        "bias[self.units : 2 * self.units] += 1",
+        (CELLS,),
+    ),
+    Error(
+        "gru: z and r swapped",
+        "cells.py",
+        "z, r = split(zr, 2)\n        u_h",
+        "r, z = split(zr, 2)\n        u_h",
+        (CELLS,),
+    ),
+    Error(
+        "gru: da for du",
+        "cells.py",
+        "return da, du, z",
+        "return da, da, z",
+        (LOOP,),
+    ),
+    Error(
+        "gru: reset gate forgotten in du",
+        "cells.py",
+        "split(du, 3)[2][...] *= r",
+        "split(du, 3)[2][...] *= 1",
+        (CELLS,),
+    ),
+    Error(
+        "gru: recurrent bias gets the input bias's gradient",
+        "cells.py",
+        "[da.sum(axis=-2), du.sum(axis=-2)]",
+        "[da.sum(axis=-2), da.sum(axis=-2)]",
+        (CELLS,),
+    ),
+    Error(
+        "gru: update gate forgotten on the way past",
+        "cells.py",
+        "dh_prev += dh * z",
+        "dh_prev += dh",
+        (CELLS,),
+    ),
+    Error(
+        "gru reset before: reset gate forgotten in backward",
+        "cells.py",
+        "dh_in += drh * r",
+        "dh_in += drh",
+        (CELLS,),
+    ),
+    Error(
+        "gru reset before: recurrent kernel's gradient from h, not r * h",
+        "cells.py",
+        "transpose(r * h_prev)",
+        "transpose(h_prev)",
+        (CELLS,),
+    ),
+    Error(
+        "bias gradient not summed over the steps",
+        "cells.py",
+        'grads["bias"] = da.sum(axis=-2)',
+        'grads["bias"] = da.sum(axis=-2) / max(1, da.shape[-2])',
+        (LOOP,),
+    ),
+    Error(
+        "stacked weights of the two directions swapped",
+        "cells.py",
+        "xp.stack([value, other.params[key]])",
+        "xp.stack([other.params[key], value])",
+        (BOTH,),
+    ),
+    # --- time loop ---
+    Error(
+        "h_t for h_{t-1} in backward",
+        "timeloop.py",
+        "states[..., packing.previous, :]",
+        "states[..., B:, :]",
+        (LOOP,),
+    ),
+    Error(
+        "gradient from outside the loop overwritten",
+        "timeloop.py",
+        "d[..., before, :] += through_this_step",
+        "d[..., before, :] = through_this_step",
+        (LOOP,),
+    ),
+    Error(
+        "backward walks the steps forwards",
+        "timeloop.py",
+        "in reversed(packing.steps)",
+        "in packing.steps",
+        (LOOP,),
+    ),
+    Error(
+        "initial state not sorted by length",
+        "timeloop.py",
+        "first[..., packing.order, :]",
+        "first",
+        (RNN,),
+    ),
+    Error(
+        "initial state's gradient left in sorted order",
+        "timeloop.py",
+        "unsorted[..., packing.order, :]",
+        "unsorted[...]",
+        (LOOP,),
+    ),
+    Error(
+        "recurrent dropout not sorted by length",
+        "timeloop.py",
+        "drop = drop[..., packing.order, :]",
+        "drop = drop[...]",
+        (RNN,),
+    ),
+    Error(
+        "recurrent dropout of another row in backward",
+        "timeloop.py",
+        "drop[..., packing.ranks, :]",
+        "drop[..., packing.rows, :]",
+        (LOOP,),
+    ),
+    # --- packing ---
+    Error(
+        "the state before step 0 looked up in the wrong place",
+        "packing.py",
+        "np.concatenate([[B], sizes])[:steps]",
+        "np.concatenate([sizes[:1], sizes])[:steps]",
+        (LOOP,),
+    ),
+    Error(
+        "batch sizes one step late",
+        "packing.py",
+        'side="right")',
+        'side="left")',
+        (PACKING,),
+    ),
+    Error(
+        "rows sorted the wrong way round",
+        "packing.py",
+        "rank[self.order] = np.arange(B)",
+        "rank[:] = self.order",
+        (LOOP,),
+    ),
+    Error(
+        "mask not reversed for a backward layer",
+        "packing.py",
+        "walked = mask[:, ::-1] if reverse else mask",
+        "walked = mask",
+        (RNN,),
+    ),
+    Error(
+        "positions not reversed for a backward layer",
+        "packing.py",
+        "position = position[:, ::-1]",
+        "position = position[:, :]",
+        (RNN,),
+    ),
+    Error(
+        "outputs of the backward direction not turned back",
+        "packing.py",
+        "self.source = source[:, ::-1] if reverse else source",
+        "self.source = source",
+        (RNN,),
+    ),
+    Error(
+        "gradient of repeated outputs lost",
+        "packing.py",
+        "self.repeats = not mask.all()",
+        "self.repeats = False",
+        (LOOP,),
+    ),
+    Error(
+        "a reversed mask that is not",
+        "packing.py",
+        "Mask(self.array[:, ::-1])",
+        "Mask(self.array)",
+        (RNN,),
+    ),
+    # --- recurrent layers ---
+    Error(
+        "final state taken at the last position",
+        "layers/recurrent.py",
+        "tuple(h[packing.final] for h in history)",
+        "tuple(h[packing.source[:, -1]] for h in history)",
+        (RNN,),
+    ),
+    Error(
+        "zero_output_for_mask leaks into the final output",
+        "layers/recurrent.py",
+        "y = states[0]\n",
+        "y = show_steps(history[0], packing, self.zero_output_for_mask)[:, -1]\n",
+        (RNN,),
+    ),
+    Error(
+        "zero_output_for_mask: gradient goes on to the state",
+        "layers/recurrent.py",
+        "if zero_masked or not packing.repeats:",
+        "if not packing.repeats:",
+        (RNN,),
+    ),
+    Error(
+        "gradient of go_backwards outputs not reversed",
+        "layers/recurrent.py",
+        "dy = dy[:, ::-1]",
+        "dy = dy[:, :]",
+        (LOOP,),
+    ),
+    Error(
+        "go_backwards hands on the mask unreversed",
+        "layers/recurrent.py",
+        "return mask.reversed() if self.go_backwards else mask",
+        "return mask",
+        (RNN,),
+    ),
+    Error(
+        "only the first of repeated outputs gets a gradient",
+        "layers/recurrent.py",
+        "+= sum_runs(flat, packing.runs)",
+        "+= flat[packing.runs]",
+        (LOOP,),
+    ),
+    Error(
+        "gradient of the returned state replaces that of the output",
+        "layers/recurrent.py",
+        "d[packing.final] += dstate",
+        "d[packing.final] = dstate",
+        (LOOP,),
+    ),
+    Error(
+        "dropout of the inputs left out in backward",
+        "layers/recurrent.py",
+        "dx_packed *= drop_x[packing.rows]",
+        "dx_packed *= 1",
+        (RNN,),
+    ),
+    Error(
+        "dropout outside training",
+        "layers/recurrent.py",
+        "(B, F), x.dtype, training)",
+        "(B, F), x.dtype, True)",
+        (RNN,),
+    ),
+    Error(
+        "a stateful layer carries the state before the batch",
+        "layers/recurrent.py",
+        "self.states = states\n",
+        "self.states = state\n",
+        (RNN,),
+    ),
+    # --- bidirectional ---
+    Error(
+        "bidirectional: halves of concat exchanged in backward",
+        "layers/bidirectional.py",
+        "return dy[..., : self.layer.units], dy[..., self.layer.units :]",
+        "return dy[..., self.layer.units :], dy[..., : self.layer.units]",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: ave without its half in backward",
+        "layers/bidirectional.py",
+        "return dy * 0.5, dy * 0.5",
+        "return dy, dy",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: factors of mul exchanged in backward",
+        "layers/bidirectional.py",
+        "return dy * back, dy * ahead",
+        "return dy * ahead, dy * back",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: both directions read forwards",
+        "layers/bidirectional.py",
+        "[ahead.gather, back.gather]",
+        "[ahead.gather, ahead.gather]",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: only one direction's dx",
+        "layers/bidirectional.py",
+        "dx[back.gather] += dx_packed[1]",
+        "dx[back.gather] = dx_packed[1]",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: one dropout for both directions in backward",
+        "layers/bidirectional.py",
+        "dx_packed[1] *= drop_x[1][back.rows]",
+        "dx_packed[1] *= drop_x[0][back.rows]",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: masked outputs not zero",
+        "layers/bidirectional.py",
+        "show_steps(history[0][way], packing, zero_masked=True)",
+        "show_steps(history[0][way], packing, zero_masked=False)",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: initial states of the directions exchanged",
+        "layers/bidirectional.py",
+        "return tuple(given[:count]), tuple(given[count:])",
+        "return tuple(given[count:]), tuple(given[:count])",
+        (BOTH,),
+    ),
+    Error(
+        "bidirectional: a seed starts both directions equal",
+        "layers/bidirectional.py",
+        ".split(2)[which]",
+        ".split(2)[0]",
+        (BOTH,),
+    ),
+    # --- other layers ---
+    Error(
+        "embedding: gradients of a repeated id not summed",
+        "layers/embedding.py",
+        "sums = sum_runs(rows, to_device(starts)) if len(ids) else rows",
+        "sums = rows[starts]",
+        (CORE,),
+    ),
+    Error(
+        "embedding: rows of the gradient in the batch's order",
+        "layers/embedding.py",
+        "to_device(order), axis=0)",
+        "to_device(np.sort(order)), axis=0)",
+        (CORE,),
+    ),
+    Error(
+        "dense: bias gradient not summed over the batch",
+        "layers/core.py",
+        "flat_da.sum(axis=0)",
+        "flat_da.mean(axis=0)",
+        (CORE,),
+    ),
+    Error(
+        "average pooling counts padding",
+        "layers/pooling.py",
+        "xp.maximum(real.sum(axis=1, keepdims=True), 1)",
+        "real.shape[1]",
+        (CORE,),
+    ),
+    Error(
+        "dropout does not scale up what it keeps",
+        "dropout.py",
+        "kept * (1 / (1 - rate))",
+        "kept * 1.0",
+        (CORE,),
+    ),
+    Error(
+        "softmax backward without its sum",
+        "activations.py",
+        "y * (dy - (dy * y).sum(axis=-1, keepdims=True))",
+        "y * dy",
+        (ACTIVATIONS,),
+    ),
+    Error(
+        "derivative of tanh without its square",
+        "activations.py",
+        "lambda y: 1 - y * y)",
+        "lambda y: 1 - y)",
+        (ACTIVATIONS,),
+    ),
+    Error(
+        "glorot with the fans of one gate",
+        "initializers.py",
+        "sum(fans(shape))",
+        "fans(shape)[0] * 2",
+        (INITIALIZERS,),
+    ),
+    Error(
+        "orthogonal without the signs of R",
+        "initializers.py",
+        "q *= np.sign(np.diag(r))",
+        "q *= 1",
+        (INITIALIZERS,),
+    ),
+    # --- losses and optimizers ---
+    Error(
+        "cross-entropy from logits: the label's 1 not subtracted",
+        "losses.py",
+        "exps[rows, labels] -= 1",
+        "exps[rows, labels] -= 0",
+        (LOSSES,),
+    ),
+    Error(
+        "cross-entropy from probabilities: division by the sum forgotten",
+        "losses.py",
+        "dp[...] = -(dtrue * true)[:, None]",
+        "dp[...] = 0",
+        (LOSSES,),
+    ),
+    Error(
+        "adam: first average not corrected for its start",
+        "optimizers.py",
+        "math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)",
+        "math.sqrt(1 - self.beta_2**t)",
+        (OPTIMIZERS,),
+    ),
+    Error(
+        "adam: epsilon left out of the scaling",
+        "optimizers.py",
+        "epsilon = self.epsilon / math.sqrt(v_scale)",
+        "epsilon = self.epsilon",
+        (OPTIMIZERS,),
+    ),
+]
+
+# Loaded into pytest from the copy: no test result counts unless the copy is what was imported.
+GUARD = """\
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
+
+# Any failure will do: no time goes into the smallest one.
+settings.register_profile("plant", phases=[Phase.explicit, Phase.generate])
+settings.load_profile("plant")
+
+
+def pytest_sessionstart(session):
+    import minirnn
+
+    here, there = Path(__file__).resolve().parent, Path(minirnn.__file__).resolve().parent
+    if there != here / "minirnn":
+        pytest.exit(f"the copy is in {here}, but minirnn was imported from {there}", returncode=99)
+"""
+
+
+class Broken(Exception):
+    """The script cannot do its work."""
+
+
+def copy_project(target: Path) -> None:
+    """The library, its tests and pytest's settings, in `target`."""
+    skip = shutil.ignore_patterns("__pycache__", ".hypothesis", ".pytest_cache")
+    for folder in ("minirnn", "tests"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=skip)
+    shutil.copy(ROOT / "setup.cfg", target)
+    (target / "plant_guard.py").write_text(GUARD)
+
+
+def with_error(error: Error, project: Path) -> str:
+    """The source of the error's file, with the error in it.
+
+    Raises:
+        Broken: if the old text does not stand in the file exactly once.
+    """
+    source = (project / "minirnn" / error.file).read_text(encoding="utf-8")
+    count = source.count(error.old)
+    if count != 1:
+        raise Broken(
+            f"{error.name!r}: {error.old!r} stands {count} times in {error.file}, not once"
+        )
+    return source.replace(error.old, error.new)
+
+
+def plant(error: Error, project: Path) -> None:
+    """Make one replacement in a copy."""
+    path = project / "minirnn" / error.file
+    path.write_text(with_error(error, project), encoding="utf-8")
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
+def run_tests(project: Path, tests: tuple[str, ...]) -> tuple[bool, str]:
+    """Whether all tests pass in this copy, and what pytest said."""
+    environment = os.environ | {
+        "PYTHONPATH": str(project),
+        "MINIRNN_BACKEND": "numpy",
+        # Several run at a time, and the products are tiny.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
+    command += ["-p", "plant_guard", "--hypothesis-seed=0", *tests]
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=600
+    )
+    output = done.stdout + done.stderr
+    if done.returncode not in (0, 1):  # 1: a test failed; anything else: no test was reached
+        raise Broken(
+            f"pytest ended with {done.returncode} for {' '.join(tests)}:\n{output[-3000:]}"
+        )
+    return done.returncode == 0, output
+
+
+def killer(output: str) -> str:
+    """The test that failed, as pytest names it."""
+    found = re.search(r"^FAILED (?:tests/)?(\S+)", output, flags=re.MULTILINE)
+    return found[1] if found else "?"
+
+
+def try_error(error: Error, clean: Path, work: Path) -> tuple[Error, str | None, float]:
+    """Plant one error and test: the test that saw it (None if it survived), and the seconds."""
+    start = time.perf_counter()
+    project = work / re.sub(r"\W+", "_", error.name)
+    shutil.copytree(clean, project)
+    plant(error, project)
+    passed, output = run_tests(project, error.tests)
+    shutil.rmtree(project)
+    return error, None if passed else killer(output), time.perf_counter() - start
+
+
+def check(errors: list[Error], jobs: int) -> int:
+    """Run them all, print the table, and give the number of survivors."""
+    start = time.perf_counter()
+    files = sorted({file for error in errors for file in error.tests})
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        clean, work = Path(folder, "clean"), Path(folder, "work")
+        clean.mkdir()
+        copy_project(clean)
+        for error in errors:  # a text that has moved on is told before any test runs
+            with_error(error, clean)
+        for file, (passed, output) in zip(
+            files, pool.map(lambda file: run_tests(clean, (file,)), files), strict=True
+        ):
+            if not passed:
+                raise Broken(f"the unchanged copy fails {file}:\n{output[-3000:]}")
+        print(f"unchanged copy: passes ({time.perf_counter() - start:.0f} s)\n", flush=True)
+
+        survivors = []
+        widest = max(len(error.name) for error in errors)
+        for error, seen_by, seconds in pool.map(lambda e: try_error(e, clean, work), errors):
+            if seen_by is None:
+                survivors.append(error.name)
+            verdict = f"killed by {seen_by}" if seen_by else "SURVIVED"
+            print(f"{error.name:{widest}}  {error.file:23} {seconds:5.1f} s  {verdict}", flush=True)
+    seconds = time.perf_counter() - start
+    print(f"\n{len(errors)} errors planted, {len(survivors)} survived ({seconds:.0f} s)")
+    return len(survivors)
+
+
+def main() -> int:
+    summary = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(description=summary)
+    parser.add_argument("words", nargs="*", help="only errors with one of these in their name")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    arguments = parser.parse_args()
+    errors = [
+        error
+        for error in ERRORS
+        if not arguments.words or any(word in error.name for word in arguments.words)
+    ]
+    if not errors:
+        parser.error(f"no error is called anything like {' or '.join(arguments.words)}")
+    if arguments.list:
+        print("\n".join(error.name for error in errors))
+        return 0
+    try:
+        return 1 if check(errors, max(1, arguments.jobs)) else 0
+    except Broken as problem:
+        print(f"plant_errors: {problem}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
