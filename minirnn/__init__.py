@@ -17,6 +17,7 @@ from minirnn import (
     utils,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
+from minirnn.gradcheck import gradcheck
 from minirnn.layers import Input
 from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
@@ -33,6 +34,7 @@ __all__ = [
     "callbacks",
     "data",
     "get_backend",
+    "gradcheck",
     "initializers",
     "layers",
     "load",

@@ -41,6 +41,9 @@ class Activation:
         """The gradient of the input, from the gradient of the output."""
         return dy * self.derivative(y)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
+        return self  # it never changes, and copies of a layer are to know it by `is`
+
     def __repr__(self) -> str:
         return f"<activation {self.name}>"
 

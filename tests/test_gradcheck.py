@@ -184,9 +184,7 @@ def test_the_thing_itself_stays_as_it_is():
 
 def test_the_copy_runs_the_code_that_the_thing_runs():
     # Cells take a faster way if their activations are the very objects of `activations`.
-    subject = make_subject(
-        LSTM(3), None, np.random.default_rng(0), None, None, None, None, None, False, True
-    )
+    subject = make_subject(LSTM(3), None, np.random.default_rng(0))
     assert subject.thing.cell.activation is activations.tanh
     assert subject.astype("complex128").thing.cell.recurrent_activation is activations.sigmoid
 
@@ -195,9 +193,7 @@ def test_weights_are_redrawn_unless_told_otherwise(monkeypatch):
     plant(monkeypatch, "bias", lambda grad, cell: grad + 1)
     dense = Dense(3)
     dense.build((None, 2))
-    subject = make_subject(
-        dense, None, np.random.default_rng(0), None, None, None, None, None, False, True
-    )
+    subject = make_subject(dense, None, np.random.default_rng(0))
     assert subject.params["bias"].all()
     report = gradcheck(dense, redraw=False)
     assert report.passed
@@ -317,7 +313,7 @@ def test_a_wrong_gradient_of_one_weight(monkeypatch, key, change, guess):
     assert failing(report) == all_gates(key)
     assert len(report.guesses) == 1
     assert guess in report.guesses[0]
-    assert report.guesses[0].startswith(", ".join(f"{key}[{gate}]" for gate in "ifco") + ": ")
+    assert report.guesses[0].startswith(f"{key}: ")
 
 
 @pytest.mark.parametrize("layer", [LSTM(3), Bidirectional(LSTM(3))])

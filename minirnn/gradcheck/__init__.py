@@ -10,7 +10,9 @@ everything is compared, gate by gate, on random weights and with a random upstre
 where a block fails the report guesses at the cause.
 
     subject.py     a cell, layer, model or loss as one function of named arrays
+                   (anatomy.py: what layers are made of; examples.py: random input for them)
     numeric.py     derivatives from forward passes: complex step, central differences
+    evidence.py    both gradients of everything, block by block
     report.py      the result: rows, text, error
     cuts.py        forward passes with a part of the chain rule left out on purpose
     diagnosis.py   what kind of error would give just these wrong gradients

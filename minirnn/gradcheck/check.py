@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from minirnn.backend import to_device, to_host
-from minirnn.gradcheck.diagnosis import Block, Evidence, guesses, positions
+from minirnn.gradcheck.anatomy import describe
+from minirnn.gradcheck.diagnosis import guesses
+from minirnn.gradcheck.evidence import Block, Evidence, positions
 from minirnn.gradcheck.numeric import differentiate_all, relative_error
 from minirnn.gradcheck.report import ENTRIES, Entry, GradientReport, GradientRow
-from minirnn.gradcheck.subject import Subject, describe, make_subject, same_random_numbers
+from minirnn.gradcheck.subject import Subject, make_subject, same_random_numbers
 
 METHODS = ("auto", "complex", "central")
 TOLERANCES = {"complex": 1e-12, "central": 1e-6}
@@ -71,7 +73,16 @@ def gradcheck(
     random = np.random.default_rng(seed)
     with same_random_numbers([]):
         subject = make_subject(
-            thing, x, random, mask, initial_state, y_true, loss, sample_weight, training, redraw
+            thing,
+            x,
+            random,
+            mask=mask,
+            initial_state=initial_state,
+            y_true=y_true,
+            loss=loss,
+            sample_weight=sample_weight,
+            training=training,
+            redraw=redraw,
         )
         return _check(subject, random, method, tolerance, seed, sample)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,16 +13,21 @@ from minirnn import losses
 from minirnn.backend import Array, generator, to_device, to_host
 from minirnn.base import Layer, RowGradient
 from minirnn.cells import Cell
-from minirnn.layers import (
-    RNN,
-    Bidirectional,
-    Dense,
-    Embedding,
-    Input,
-    Masking,
-    OneHot,
-    TextVectorization,
+from minirnn.gradcheck.anatomy import (
+    first_layer,
+    gates_of,
+    names_of_outputs,
+    state_names,
+    takes_floats,
+    walk,
 )
+from minirnn.gradcheck.examples import (
+    example_input,
+    example_predictions,
+    example_sizes,
+    example_targets,
+)
+from minirnn.layers import Masking
 from minirnn.losses import Loss
 from minirnn.packing import Mask
 
@@ -211,13 +215,14 @@ def make_subject(
     thing: Any,
     x: Any,
     random: np.random.Generator,
-    mask: Any,
-    initial_state: Any,
-    y_true: Any,
-    loss: Any,
-    sample_weight: Any,
-    training: bool,
-    redraw: bool,
+    *,
+    mask: Any = None,
+    initial_state: Any = None,
+    y_true: Any = None,
+    loss: Any = None,
+    sample_weight: Any = None,
+    training: bool = False,
+    redraw: bool = True,
 ) -> Subject:
     """The subject for a cell, layer, model or loss; what was not given is drawn from `random`."""
     mask = Mask.of(mask)
@@ -236,7 +241,12 @@ def make_subject(
         raise ValueError("gradcheck: y_true and sample_weight belong to a loss; give loss=, too")
     thing = copy.deepcopy(thing)
     if isinstance(thing, Cell):
-        return _cell_subject(thing, x, random, mask, initial_state, loss, training, redraw)
+        if mask is not None or loss is not None or training:
+            raise ValueError(
+                f"{type(thing).__name__}: mask, loss and training are for layers; wrap the cell: "
+                "gradcheck(RNN(cell), ...)"
+            )
+        return _cell_subject(thing, x, random, initial_state, redraw)
     if mask is not None and not thing.supports_masking:
         raise ValueError(f"{thing.name}: mask: this layer cannot use one")
     x = example_input(thing, random, mask) if x is None else np.asarray(to_host(x))
@@ -254,20 +264,8 @@ def make_subject(
 
 
 def _cell_subject(
-    cell: Cell,
-    x: Any,
-    random: np.random.Generator,
-    mask: Any,
-    initial_state: Any,
-    loss: Any,
-    training: bool,
-    redraw: bool,
+    cell: Cell, x: Any, random: np.random.Generator, initial_state: Any, redraw: bool
 ) -> Subject:
-    if mask is not None or loss is not None or training:
-        raise ValueError(
-            f"{type(cell).__name__}: mask, loss and training are for layers; wrap the cell: "
-            "gradcheck(RNN(cell), ...)"
-        )
     if x is None:
         features = cell.params["kernel"].shape[-2] if cell.params else None
         sizes = example_sizes(cell.units, features)
@@ -309,123 +307,6 @@ def redraw_weights(params: dict[str, Array], random: np.random.Generator, redraw
         value[...] = to_device(random.normal(size=value.shape) / max(width, 2) ** 0.5)
 
 
-# --- examples of input ----------------------------------------------------------------------------
-
-
-def example_sizes(units: int | None = None, features: int | None = None) -> dict[str, int]:
-    """Different primes for batch, time and features, none of them `units`.
-
-    >>> example_sizes(units=3)
-    {'features': 2, 'batch': 5, 'time': 7}
-    """
-    free = [prime for prime in (2, 3, 5, 7, 11) if prime not in (units, features)]
-    sizes = {"features": features or free.pop(0)}
-    return sizes | {"batch": free.pop(0), "time": free.pop(0)}
-
-
-def example_input(layer: Layer, random: np.random.Generator, mask: Mask | None) -> np.ndarray:
-    """A random batch that `layer` takes: floats, or token ids."""
-    first = first_layer(layer)
-    if isinstance(first, TextVectorization):
-        raise ValueError(f"{layer.name}: x: no example can be made up for text; give some")
-    kernel = next((w for key, w in first.params.items() if key.endswith("kernel")), None)
-    features = None if kernel is None else kernel.shape[-2]
-    if isinstance(layer_at(layer, 0), Input) and len(layer_at(layer, 0).shape) > 1:
-        features = layer_at(layer, 0).shape[-1]
-    inner = getattr(first, "layer", first)
-    units = getattr(inner, "units", getattr(first, "output_dim", None))
-    sizes = example_sizes(units, features)
-    shape = mask.shape if mask is not None else (sizes["batch"], sizes["time"])
-    if isinstance(first, (Embedding, OneHot)):
-        limit = first.input_dim if isinstance(first, Embedding) else first.num_tokens
-        return random.integers(0, limit, size=shape).astype(np.int32)
-    if isinstance(first, Dense) and mask is None:
-        return random.normal(size=(shape[0], sizes["features"]))
-    x = random.normal(size=(*shape, sizes["features"]))
-    if isinstance(first, Masking):
-        x[random.random(shape) < 0.3] = first.mask_value
-    return x
-
-
-def example_predictions(loss: Loss, random: np.random.Generator, mask: Mask | None) -> Array:
-    """Predictions (5, 3), or (batch, time, 3) for a mask: any numbers, or probabilities."""
-    y = random.normal(size=(*((5,) if mask is None else mask.shape), 3))
-    if loss.activation == "softmax" and not loss.from_logits:
-        y = np.exp(y) / np.exp(y).sum(axis=-1, keepdims=True)
-    if loss.activation == "sigmoid" and not loss.from_logits:
-        y = 1 / (1 + np.exp(-y))
-    return to_device(y)
-
-
-def example_targets(loss: Loss, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Targets for predictions of this shape: class numbers, probabilities, or any numbers."""
-    if isinstance(loss, losses.SparseCategoricalCrossentropy):
-        return random.integers(0, shape[-1], size=shape[:-1])
-    if loss.activation == "softmax":
-        return random.dirichlet(np.ones(shape[-1]), size=shape[:-1])
-    return random.random(shape) if loss.activation == "sigmoid" else random.normal(size=shape)
-
-
-# --- what a layer is made of ----------------------------------------------------------------------
-
-
-def inner_layers(layer: Layer) -> dict[str, Layer]:
-    """Prefix of its weights' names → layer inside this one."""
-    return layer.children() or {inner.name: inner for inner in getattr(layer, "layers", ())}
-
-
-def walk(layer: Layer) -> Iterator[Layer]:
-    yield layer
-    for inner in inner_layers(layer).values():
-        yield from walk(inner)
-
-
-def layer_at(layer: Layer, index: int) -> Layer:
-    """This layer, or the one that stands there in a model."""
-    chain = getattr(layer, "layers", None)
-    return layer_at(chain[index], index) if chain else layer
-
-
-def first_layer(layer: Layer) -> Layer:
-    """The layer that meets x first; in a model that begins with an Input, the one after it."""
-    chain = [inner for inner in getattr(layer, "layers", ()) if not isinstance(inner, Input)]
-    return first_layer(chain[0]) if chain else layer
-
-
-def takes_floats(layer: Layer, x: Any) -> bool:
-    """Whether `x` is something that has a gradient: no token ids, and no text."""
-    if isinstance(first_layer(layer), (Embedding, OneHot, TextVectorization)):
-        return False
-    return x.dtype.kind in "fciub"
-
-
-def state_names(layer: Layer) -> tuple[str, ...]:
-    if isinstance(layer, RNN):
-        return layer.cell.state_names
-    if isinstance(layer, Bidirectional):
-        names = layer.layer.cell.state_names
-        return tuple(f"{way} {name}" for way in ("forward", "backward") for name in names)
-    return ()
-
-
-def names_of_outputs(layer: Layer, count: int) -> list[str]:
-    names = [f"final {name}" for name in state_names(layer)] if count > 1 else []
-    if isinstance(layer, Bidirectional) and layer.merge_mode is None:
-        names = ["y forward", "y backward", *names]
-    return (["y", *names] if len(names) < count else names)[:count]
-
-
-def gates_of(layer: Layer) -> dict[str, tuple[str, ...]]:
-    """Weight's name → the gates whose blocks stand side by side in it."""
-    if isinstance(layer, RNN):
-        return dict.fromkeys(layer.cell.params, layer.cell.gates)
-    return {
-        f"{prefix}_{key}" if prefix else key: gates
-        for prefix, inner in inner_layers(layer).items()
-        for key, gates in gates_of(inner).items()
-    }
-
-
 @contextmanager
 def same_random_numbers(layers: list[Layer]) -> Iterator[None]:
     """Put all random generators back afterwards, so that the next call draws the same."""
@@ -437,34 +318,3 @@ def same_random_numbers(layers: list[Layer]) -> Iterator[None]:
     finally:
         for b, state in zip(bits, states, strict=True):
             b.state = state
-
-
-# --- describing -----------------------------------------------------------------------------------
-
-
-def describe(thing: Any) -> str:
-    """How the thing could be made again: `LSTM(units=3, return_sequences=True)`.
-
-    Initializers are left out, because the weights are redrawn.
-    """
-    inner = getattr(thing, "layers", None)
-    if inner:
-        return f"{type(thing).__name__}([{', '.join(describe(layer) for layer in inner)}])"
-    config = thing.get_config() if hasattr(thing, "get_config") else {}
-    defaults = inspect.signature(type(thing).__init__).parameters
-    if isinstance(thing, RNN):
-        defaults = {**inspect.signature(RNN.__init__).parameters, **defaults}
-    shown = []
-    for key, value in config.items():
-        if key in ("name", "trainable") or key.endswith("_initializer"):
-            continue
-        default = defaults[key].default if key in defaults else inspect.Parameter.empty
-        if key.endswith("activation"):
-            value, default = getattr(value, "name", value), default or "linear"
-        if isinstance(value, (Layer, Cell)):
-            shown.append(f"{key}={describe(value)}")
-        elif default is inspect.Parameter.empty:
-            shown.insert(0, f"{key}={value!r}")
-        elif type(value) is not type(default) or value != default:
-            shown.append(f"{key}={value!r}")
-    return f"{type(thing).__name__}({', '.join(shown)})"

@@ -1,0 +1,363 @@
+"""The command `minirnn`: train a news classifier, evaluate it, use it, check all gradients.
+
+Exit codes: 0 all went well; 1 a gradient is wrong, or training diverged; 2 bad input; 130 stopped
+by Ctrl-C; 141 nobody reads the output any more (`minirnn predict ... | head`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import minirnn
+from minirnn import classifier
+from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
+from minirnn.classifier import RECIPES, ClassifierError
+from minirnn.data import ag_news
+from minirnn.saving import FileFormatError
+from minirnn.training import NonFiniteError
+
+
+class UsageError(ValueError):
+    """Something is wrong with what the user gave; the message says what to do."""
+
+
+USER_ERRORS = (UsageError, ClassifierError, FileFormatError, ag_news.NewsDataError, OSError)
+
+DATA_HELP = (
+    "where the news come from: a folder with train.csv and test.csv of AG News; 'tfds', to have "
+    "TensorFlow Datasets download it; or 'sample', generated toy news. Default: the folder in the "
+    f"environment variable {ag_news.ENVIRONMENT_VARIABLE}, else what tfds has prepared, else the "
+    "sample"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    return run(make_parser(), argv)
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments and call `args.run(args)`; errors of users become one line each."""
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "texts") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    elif rest:  # texts that stand behind an option: argparse stops at the option
+        args.texts += rest
+
+    def complain(kind: str, what: object) -> None:
+        print(f"{parser.prog}: {kind}{' '.join(str(what).split())}", file=sys.stderr)
+
+    def show_warning(message: Any, *where: Any, **more: Any) -> None:
+        complain("warning: ", message)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # What is left to write goes nowhere, so that the flush at exit does not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        complain("", "interrupted")
+        return 130
+    except NonFiniteError as error:
+        complain("error: ", error)
+        return 1
+    except OSError as error:
+        known = error.strerror and error.filename is not None
+        complain("error: ", f"{error.filename}: {error.strerror}" if known else error)
+        return 2
+    except USER_ERRORS as error:
+        complain("error: ", error)
+        return 2
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a model, show how well it does, and save it if asked to."""
+    if args.save is not None:
+        check_writable(args.save)
+    start(args)
+    data = load_data(args.data)
+    rows = data.train if args.take is None else data.train.take(args.take)
+    set_random_seed(args.seed)
+
+    vectorizer = classifier.adapted_vectorizer(rows.titles)
+    model = classifier.build_model(args.model, vectorizer)
+    recipe = RECIPES[args.model]
+    epochs = args.epochs or classifier.default_epochs(args.model, data)
+    batch_size = args.batch_size or recipe.batch_size
+    titles = min(len(rows), classifier.VOCABULARY_TITLES)
+    print(f"Vocabulary: the {len(vectorizer.vocabulary):,} words of the first {titles:,} titles.")
+    print(f"Model: {args.model}, {recipe.about}; computed with {get_backend()}.\n")
+    model.summary()
+    print(
+        f"\nTraining on {len(rows):,} rows of {classifier.short_name(data)}, {batch_size} a step, "
+        f"for {epochs} epoch{'s' * (epochs != 1)}:",
+        flush=True,
+    )
+    classifier.train(model, rows, epochs, batch_size)
+    if args.save is not None:
+        model.save(args.save)
+    print(f"\n{classifier.report(model, data)}")
+    if args.save is not None:
+        print(f'\nSaved in {args.save}. Try: minirnn predict {args.save} "a headline"')
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Show how well a saved model does on the test rows."""
+    start(args)
+    model = classifier.load(args.path)
+    data = load_data(args.data)
+    print(f"Model: {model.name} from {args.path}; computed with {get_backend()}.\n")
+    print(classifier.report(model, data))
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Print the class of each text, a batch at a time."""
+    if args.texts:
+        texts: Iterable[str] = checked_arguments(args.texts)
+    elif sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "there is no text. Give texts as arguments, or pipe lines into the command: "
+            "minirnn predict MODEL < FILE"
+        )
+    else:
+        texts = lines_of(sys.stdin.buffer)
+    start(args)
+    model = classifier.load(args.path)
+    names = classifier.class_names(model)
+    width = max(map(len, names))
+    while batch := list(itertools.islice(texts, classifier.PREDICT_BATCH)):
+        for text, row in zip(batch, classifier.predict(model, batch), strict=True):
+            best = int(row.argmax())
+            if args.json:
+                probabilities = {n: round(float(p), 6) for n, p in zip(names, row, strict=True)}
+                print(
+                    json.dumps({"class": names[best], "probabilities": probabilities, "text": text})
+                )
+            else:
+                one_line = " ".join(text.splitlines())
+                print(f"{names[best]:<{width}}  {row[best]:.3f}  {one_line}".rstrip())
+        sys.stdout.flush()
+    return 0
+
+
+def gradcheck(args: argparse.Namespace) -> int:
+    """Check the gradients of all cells, layers and losses; 1 if one is wrong."""
+    from minirnn.gradcheck import check_library
+
+    checked = failed = 0
+    for name, report in check_library(args.part):
+        checked += 1
+        failed += not report.passed
+        worst = report.worst
+        verdict = "ok  " if report.passed else "FAIL"
+        print(f"{verdict} {name}: worst error {worst.error:.1e}, in {worst.name}", flush=True)
+        if not report.passed:
+            print(report)
+    if not checked:
+        raise UsageError(f"there is nothing to check with {args.part!r} in its name")
+    print(f"{failed} of {checked} fail." if failed else f"All {checked} pass.")
+    return 1 if failed else 0
+
+
+# --- their helpers --------------------------------------------------------------------------------
+
+
+def start(args: argparse.Namespace) -> None:
+    """Choose the backend, and let output pass that the terminal's encoding cannot show."""
+    if args.backend is not None:
+        set_backend(args.backend)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def load_data(source: str | None) -> ag_news.NewsData:
+    data = ag_news.load(source)
+    print(f"Data: {data.description}")
+    if source is None and data.source == "sample":
+        print("AG News itself: --data FOLDER, or --data tfds to download it.")
+    return data
+
+
+def check_writable(path: str) -> None:
+    """Find out before the training, not after it, that there is no place for the model."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise UsageError(f"--save: {path} is a folder. Expected the name of a file")
+    if not os.path.isdir(folder):
+        raise UsageError(f"--save: there is no folder {folder}. Make it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--save: no right to write into the folder {folder}")
+
+
+def checked_arguments(texts: Sequence[str]) -> Iterator[str]:
+    for number, text in enumerate(texts, 1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"text {number} of the command line is not UTF-8") from None
+    return iter(texts)
+
+
+def lines_of(file: BinaryIO) -> Iterator[str]:
+    """The lines of a file as they come, without their ends; an empty line is an empty text."""
+    for number, line in enumerate(file, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"standard input, line {number}: the byte 0x{line[error.start]:02x} is not UTF-8"
+            ) from None
+
+
+# --- the arguments --------------------------------------------------------------------------------
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minirnn",
+        description="Recurrent networks by hand: train and use a news classifier.",
+        epilog="`minirnn COMMAND --help` shows the options and examples of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"minirnn {minirnn.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable, summary: str, more: str, examples: str) -> Any:
+        made = commands.add_parser(
+            name,
+            help=summary,
+            description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {more}", 79),
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=function)
+        return made
+
+    add_train_options(
+        command(
+            "train",
+            train,
+            "train a news classifier and show how well it does",
+            "",
+            "  minirnn train\n"
+            "  minirnn train --model bilstm --data ag_news_csv --save bilstm.mrnn\n"
+            "  minirnn train --model lstm --take 10000 --epochs 3 --backend auto",
+        )
+    )
+
+    made = command(
+        "evaluate",
+        evaluate,
+        "show how well a saved model does on the test rows",
+        "",
+        "  minirnn evaluate bilstm.mrnn\n  minirnn evaluate bilstm.mrnn --data ag_news_csv",
+    )
+    made.add_argument("path", metavar="MODEL", help="a file that `minirnn train --save` wrote")
+    made.add_argument("--data", metavar="WHERE", help=DATA_HELP)
+    add_backend_option(made)
+
+    made = command(
+        "predict",
+        predict,
+        "print the class of each text",
+        "One line a text: its class, the probability of that class, and the text. The models "
+        "without a mask (rnn-title, lstm) take padding for words, so that what they say of a text "
+        "depends a little on the other texts.",
+        '  minirnn predict bilstm.mrnn "Oil prices rise" "Striker scores twice"\n'
+        "  minirnn predict bilstm.mrnn < headlines.txt\n"
+        "  tail -n 5 headlines.txt | minirnn predict bilstm.mrnn --json",
+    )
+    made.add_argument("path", metavar="MODEL", help="a file that `minirnn train --save` wrote")
+    made.add_argument(
+        "texts", metavar="TEXT", nargs="*", help="a text; without any, each line of standard input"
+    )
+    made.add_argument(
+        "--json", action="store_true", help="one JSON object a line, with all probabilities"
+    )
+    add_backend_option(made)
+
+    made = command(
+        "gradcheck",
+        gradcheck,
+        "compare all gradients with finite differences",
+        "One line a case; exit code 1 if a gradient is wrong.",
+        "  minirnn gradcheck\n  minirnn gradcheck LSTM",
+    )
+    made.add_argument(
+        "part", metavar="PART", nargs="?", default="", help="only cases with this in their name"
+    )
+    return parser
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `minirnn train`."""
+    models = "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
+    epochs = ", ".join(f"{name} {recipe.sample_epochs}" for name, recipe in RECIPES.items())
+    batch_sizes = ", ".join(f"{name} {recipe.batch_size}" for name, recipe in RECIPES.items())
+    add = parser.add_argument
+    add("--model", choices=RECIPES, default="rnn", help=f"{models} (default: %(default)s)")
+    add("--data", metavar="WHERE", help=DATA_HELP)
+    add(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help=f"passes over the training rows (default: 1; on the sample: {epochs})",
+    )
+    add(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help=f"rows in a training step (default: {batch_sizes})",
+    )
+    add("--take", type=positive, metavar="N", help="train on the first N rows only")
+    add(
+        "--seed",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="of the first weights and the order of the rows (default: %(default)s)",
+    )
+    add_backend_option(parser)
+    add("--save", metavar="PATH", help="write the trained model into this file")
+
+
+def add_backend_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help="compute with NumPy, with CuPy on a GPU, or with whichever works best here (default: "
+        "the environment variable MINIRNN_BACKEND, else numpy)",
+    )
+
+
+def positive(text: str) -> int:
+    return whole_number(text, 1)
+
+
+def not_negative(text: str) -> int:
+    return whole_number(text, 0)
+
+
+def whole_number(text: str, least: int) -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least {least}, received {text!r}"
+        )
+    return int(text)
