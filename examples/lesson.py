@@ -3,8 +3,8 @@
     python examples/lesson.py
     python examples/lesson.py --rows 1000 --data sample
 
-Four models learn to tell news of four classes apart. Everything below is written as it would be for
-Keras: only the first import differs. Read it from top to bottom; each part builds on the one before.
+Four models learn to tell news of four classes apart. The networks are written as they would be for
+Keras; only the import differs. Read it from top to bottom: each part builds on the one before.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Activation:
     """A function of each element, with its derivative.
 
     function: `function(a, out=None) -> y`; `out` may be `a` itself.
-    derivative: `derivative(y) -> dy/da`, the same shape as `y`.
+    derivative: `derivative(y) -> dy/da`, a new array of the same shape as `y`.
 
     An activation of one's own is made the same way, and goes wherever a name goes.
     """
@@ -118,7 +118,7 @@ relu = Activation(
 )
 elu = Activation("elu", _elu, lambda y: xp.where(y > 0, 1, y + 1).astype(y.dtype))
 softplus = Activation("softplus", _softplus, lambda y: -xp.expm1(-y))
-exponential = Activation("exponential", lambda a, out=None: xp.exp(a, out=out), lambda y: y)
+exponential = Activation("exponential", lambda a, out=None: xp.exp(a, out=out), lambda y: y.copy())
 linear = Activation("linear", _linear, _one)
 softmax = _Softmax()
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minirnn.backend import generator, to_host
+from minirnn.checks import whole_number
 from minirnn.text import TextVectorization, pad_rows
 
 Batch = tuple[Any, Any, Any]
@@ -37,8 +38,6 @@ class ArrayBatches:
         shuffle: bool = False,
         vectorizer: TextVectorization | None = None,
     ) -> None:
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ValueError(f"batch_size: expected a positive whole number, got {batch_size!r}")
         self.x = as_rows("x", x) if vectorizer is None else vectorized(vectorizer, x)
         self.y = None if y is None else as_rows("y", y)
         self.sample_weight = None if sample_weight is None else np.asarray(sample_weight)
@@ -50,7 +49,7 @@ class ArrayBatches:
                 raise ValueError(
                     f"x has {self.rows} rows and {name} has {len(values)}; there must be as many"
                 )
-        self.batch_size = int(batch_size)
+        self.batch_size = whole_number("batch_size", batch_size)
         self.shuffle = shuffle
 
     def __len__(self) -> int:

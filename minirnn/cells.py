@@ -42,6 +42,7 @@ from typing import Any
 
 from minirnn import activations, initializers
 from minirnn.backend import Array, floatx, get_backend, to_device, xp
+from minirnn.checks import whole_number
 
 State = tuple[Array, ...]
 
@@ -81,9 +82,7 @@ class Cell:
         recurrent_initializer: Any = "orthogonal",
         bias_initializer: Any = "zeros",
     ) -> None:
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units: expected a positive whole number, received {units!r}")
-        self.units = units
+        self.units = whole_number("units", units)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = initializers.get(kernel_initializer)

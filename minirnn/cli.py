@@ -46,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse the arguments and call `args.run(args)`; errors of users become one line each."""
-    args, rest = parser.parse_known_args(argv)
-    if rest and (not hasattr(args, "texts") or any(text.startswith("-") for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    elif rest:  # texts that stand behind an option: argparse stops at the option
-        args.texts += rest
+    args = parse(parser, argv)
 
     def complain(kind: str, what: object) -> None:
         print(f"{parser.prog}: {kind}{' '.join(str(what).split())}", file=sys.stderr)
@@ -81,6 +77,18 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     except USER_ERRORS as error:
         complain("error: ", error)
         return 2
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """As `parser.parse_args`, but texts may also stand behind an option, where argparse stops."""
+    args, rest = parser.parse_known_args(argv)
+    end = rest.index("--") if "--" in rest else len(rest)
+    loose, literal = rest[:end], rest[end + 1 :]
+    if rest and (not hasattr(args, "texts") or any(text.startswith("-") for text in loose)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.texts += loose + literal
+    return args
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -131,7 +139,7 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Print the class of each text, a batch at a time."""
     if args.texts:
-        texts: Iterable[str] = checked_arguments(args.texts)
+        texts: Iterable[str] = arguments_as_texts(args.texts)
     elif sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "there is no text. Give texts as arguments, or pipe lines into the command: "
@@ -207,13 +215,13 @@ def check_writable(path: str) -> None:
         raise UsageError(f"--save: no right to write into the folder {folder}")
 
 
-def checked_arguments(texts: Sequence[str]) -> Iterator[str]:
+def arguments_as_texts(texts: Sequence[str]) -> Iterator[str]:
+    """The texts of the command line, taken for UTF-8 whatever the locale says."""
     for number, text in enumerate(texts, 1):
         try:
-            text.encode()
-        except UnicodeEncodeError:
+            yield os.fsencode(text).decode()
+        except UnicodeError:
             raise UsageError(f"text {number} of the command line is not UTF-8") from None
-    return iter(texts)
 
 
 def lines_of(file: BinaryIO) -> Iterator[str]:

@@ -9,17 +9,6 @@ import numpy as np
 from minirnn.backend import Array, generator, to_device
 
 
-def checked_rate(name: str, rate: float) -> float:
-    """`rate`, if it is a share from 0 up to, not including, 1.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not 0 <= rate < 1:
-        raise ValueError(f"{name}: expected a share from 0 up to, not including, 1; got {rate!r}")
-    return float(rate)
-
-
 def draw_dropout(
     rate: float,
     shape: tuple[int, ...],

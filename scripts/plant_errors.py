@@ -45,7 +45,7 @@ OPTIMIZERS = "tests/test_optimizers.py"
 
 
 class Error(NamedTuple):
-    """A mistake to plant: in `file`, `old` becomes `new`; `tests` have to see it."""
+    """A mistake: in `file`, `old` becomes `new`. `tests` (files, or single tests) must see it."""
 
     name: str
     file: str
@@ -237,7 +237,7 @@ ERRORS = [
         "timeloop.py",
         "drop = drop[..., packing.order, :]",
         "drop = drop[...]",
-        (RNN,),
+        (f"{RNN}::test_dropout_is_that_of_the_oracle",),
     ),
     Error(
         "recurrent dropout of another row in backward",
@@ -301,7 +301,7 @@ ERRORS = [
         "packing.py",
         "Mask(self.array[:, ::-1])",
         "Mask(self.array)",
-        (RNN,),
+        (f"{RNN}::test_the_mask_handed_on",),
     ),
     # --- recurrent layers ---
     Error(
@@ -323,7 +323,7 @@ ERRORS = [
         "layers/recurrent.py",
         "if zero_masked or not packing.repeats:",
         "if not packing.repeats:",
-        (RNN,),
+        (f"{RNN}::test_zeroed_outputs_pass_no_gradient",),
     ),
     Error(
         "gradient of go_backwards outputs not reversed",
@@ -337,7 +337,7 @@ ERRORS = [
         "layers/recurrent.py",
         "return mask.reversed() if self.go_backwards else mask",
         "return mask",
-        (RNN,),
+        (f"{RNN}::test_a_stack_behind_a_backward_layer_is_invariant_to_padding",),
     ),
     Error(
         "only the first of repeated outputs gets a gradient",
@@ -358,21 +358,21 @@ ERRORS = [
         "layers/recurrent.py",
         "dx_packed *= drop_x[packing.rows]",
         "dx_packed *= 1",
-        (RNN,),
+        (f"{RNN}::test_gradients_under_dropout_by_differences",),
     ),
     Error(
         "dropout outside training",
         "layers/recurrent.py",
         "(B, F), x.dtype, training)",
         "(B, F), x.dtype, True)",
-        (RNN,),
+        (f"{RNN}::test_dropout_only_in_training",),
     ),
     Error(
         "a stateful layer carries the state before the batch",
         "layers/recurrent.py",
         "self.states = states\n",
         "self.states = state\n",
-        (RNN,),
+        (f"{RNN}::test_stateful_carries_the_state_from_batch_to_batch",),
     ),
     # --- bidirectional ---
     Error(
@@ -380,21 +380,21 @@ ERRORS = [
         "layers/bidirectional.py",
         "return dy[..., : self.layer.units], dy[..., self.layer.units :]",
         "return dy[..., self.layer.units :], dy[..., : self.layer.units]",
-        (BOTH,),
+        (f"{BOTH}::test_backward_is_that_of_two_layers",),
     ),
     Error(
         "bidirectional: ave without its half in backward",
         "layers/bidirectional.py",
         "return dy * 0.5, dy * 0.5",
         "return dy, dy",
-        (BOTH,),
+        (f"{BOTH}::test_backward_is_that_of_two_layers",),
     ),
     Error(
         "bidirectional: factors of mul exchanged in backward",
         "layers/bidirectional.py",
         "return dy * back, dy * ahead",
         "return dy * ahead, dy * back",
-        (BOTH,),
+        (f"{BOTH}::test_backward_is_that_of_two_layers",),
     ),
     Error(
         "bidirectional: both directions read forwards",
@@ -408,14 +408,14 @@ ERRORS = [
         "layers/bidirectional.py",
         "dx[back.gather] += dx_packed[1]",
         "dx[back.gather] = dx_packed[1]",
-        (BOTH,),
+        (f"{BOTH}::test_backward_is_that_of_two_layers",),
     ),
     Error(
         "bidirectional: one dropout for both directions in backward",
         "layers/bidirectional.py",
         "dx_packed[1] *= drop_x[1][back.rows]",
         "dx_packed[1] *= drop_x[0][back.rows]",
-        (BOTH,),
+        (f"{BOTH}::test_gradients_under_dropout_by_differences",),
     ),
     Error(
         "bidirectional: masked outputs not zero",
@@ -436,7 +436,7 @@ ERRORS = [
         "layers/bidirectional.py",
         ".split(2)[which]",
         ".split(2)[0]",
-        (BOTH,),
+        (f"{BOTH}::test_directions_start_differently_with_and_without_a_seed",),
     ),
     # --- other layers ---
     Error(
@@ -632,7 +632,7 @@ def try_error(error: Error, clean: Path, work: Path) -> tuple[Error, str | None,
 def check(errors: list[Error], jobs: int) -> int:
     """Run them all, print the table, and give the number of survivors."""
     start = time.perf_counter()
-    files = sorted({file for error in errors for file in error.tests})
+    files = sorted({test.split("::")[0] for error in errors for test in error.tests})
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         clean, work = Path(folder, "clean"), Path(folder, "work")
         clean.mkdir()

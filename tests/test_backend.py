@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -144,8 +145,6 @@ def test_a_broken_cupy_falls_back_with_one_warning(kind, asked, monkeypatch):
     (warning,) = seen
     assert warning.category is RuntimeWarning
     assert str(warning.message).startswith("minirnn computes with NumPy: CuPy is ")
-    import re
-
     assert re.search(reason, str(warning.message))
     assert warning.filename == __file__
 
@@ -166,7 +165,7 @@ def test_a_failed_choice_leaves_cupy_behind(monkeypatch):
     assert get_backend() == "numpy"
 
 
-# --- in a process of its own, from the environment --------------------------------------------------
+# --- in a process of its own, from the environment ------------------------------------------------
 
 
 def run(code="", cupy=None, folder=None, **environment):

@@ -334,7 +334,6 @@ def test_the_mask_handed_on():
     assert Bidirectional(LSTM(3, return_sequences=True)).compute_mask(None, mask) is mask
 
 
-@pytest.mark.xfail(strict=True, reason="reshape(..., -1) of an empty array")
 @pytest.mark.parametrize("merge_mode", MERGE_MODES)
 def test_a_time_axis_of_length_zero(merge_mode):
     for sequences in FLAGS:

@@ -906,15 +906,30 @@ def test_a_pretrained_table_is_used_and_stays():
     np.testing.assert_array_equal(model.params["embedding_embeddings"], table)
 
 
-def test_a_copy_in_another_precision_trains_all_its_weights():
+def changed_precision(model, way):
+    if way == "astype":
+        return model.astype("float64")
+    model.cast("float64")
+    return model
+
+
+@pytest.mark.xfail(
+    strict=True, reason="cast leaves the head in _training_parts with the weights of before"
+)
+@pytest.mark.parametrize("way", ["astype", "cast"])
+def test_a_trained_model_in_another_precision_is_trained_whole(way):
+    """The loss that it trains on is that of its own predictions."""
     model, x, y = make("lstm", optimizer="sgd")
+    model.optimizer.learning_rate = 0.5
     model.fit(x, y, verbose=0)
-    twin = model.astype("float64")
-    before = {key: value.copy() for key, value in twin.params.items()}
-    twin.fit(x, y, verbose=0)
+    model = changed_precision(model, way)
+    before = {key: value.copy() for key, value in model.params.items()}
+    model.fit(x, y, epochs=3, verbose=0)
     for key, value in before.items():
-        assert twin.params[key].dtype == np.float64
-        assert (twin.params[key] != value).any(), key
+        assert model.params[key].dtype == np.float64
+        assert (model.params[key] != value).any(), key
+    true = model.predict(x)[np.arange(len(y)), y]
+    assert model.evaluate(x, y, verbose=0)[0] == pytest.approx(-np.log(true).mean(), rel=1e-9)
 
 
 @pytest.mark.xfail(

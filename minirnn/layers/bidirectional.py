@@ -128,7 +128,7 @@ class Bidirectional(Layer):
 
         finals = [tuple(h[way][ahead.final] for h in history) for way in (0, 1)]
         if self.layer.stateful:
-            first.states, second.states = finals
+            first.states, second.states = (tuple(s.copy() for s in way) for way in finals)
         ys = finals[0][0], finals[1][0]
         if self.return_sequences:
             ys = tuple(

@@ -10,7 +10,8 @@ import numpy as np
 from minirnn import activations, initializers
 from minirnn.backend import Array, to_device
 from minirnn.base import Layer, Shape
-from minirnn.dropout import checked_rate, draw_dropout
+from minirnn.checks import numbers, share, whole_number
+from minirnn.dropout import draw_dropout
 from minirnn.packing import Mask
 
 
@@ -44,7 +45,7 @@ class Input(Layer):
 
 
 class Dense(Layer):
-    """y = activation(x W + b): (..., features) → (..., units); the same at each step of a sequence."""
+    """y = activation(x W + b): (..., features) → (..., units); the same at each step."""
 
     def __init__(
         self,
@@ -56,9 +57,7 @@ class Dense(Layer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units: expected a positive whole number, received {units!r}")
-        self.units = units
+        self.units = whole_number("units", units)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = initializers.get(kernel_initializer)
@@ -92,12 +91,12 @@ class Dense(Layer):
     ) -> tuple[Array, Any]:
         self.require_built()
         W = self._weights["kernel"]
-        if np.ndim(x) < 2 or x.shape[-1] != W.shape[0]:
+        x = numbers(self.name, x, W.dtype)
+        if x.ndim < 2 or x.shape[-1] != W.shape[0]:
             raise ValueError(
-                f"{self.name}: expected input of shape (batch, ..., {W.shape[0]}), received "
-                f"{tuple(np.shape(x))}"
+                f"{self.name}: expected input of shape (batch, ..., {W.shape[0]}), "
+                f"received {x.shape}"
             )
-        x = to_device(x, dtype=W.dtype)
         a = x @ W  #                                            1   a = x W + b
         if self.use_bias:
             a += self._weights["bias"]
@@ -129,7 +128,7 @@ class Activation(Layer):
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
-        y = self.activation(to_device(x))
+        y = self.activation(numbers(self.name, x))
         return y, y
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
@@ -144,14 +143,14 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, seed: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.rate = checked_rate("rate", rate)
+        self.rate = share("rate", rate)
         self.seed = seed
         self.generator = None if seed is None else np.random.default_rng(seed)
 
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
-        x = to_device(x)
+        x = numbers(self.name, x)
         scale = draw_dropout(self.rate, x.shape, x.dtype, training, self.generator)
         return (x if scale is None else x * scale), scale
 
@@ -196,6 +195,7 @@ class TimeDistributed(Layer):
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
         self.require_built()
+        x = to_device(x)
         batch, time = x.shape[:2]
         y, cache = self.layer.forward(x.reshape(batch * time, *x.shape[2:]), training=training)
         return y.reshape(batch, time, *y.shape[1:]), cache

@@ -9,6 +9,7 @@ import numpy as np
 from minirnn import initializers
 from minirnn.backend import Array, floatx, sum_runs, to_device, to_host, xp
 from minirnn.base import Layer, RowGradient, Shape
+from minirnn.checks import numbers, whole_number
 from minirnn.packing import Mask
 
 
@@ -37,11 +38,8 @@ class Embedding(Layer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name, value in (("input_dim", input_dim), ("output_dim", output_dim)):
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name}: expected a positive whole number, received {value!r}")
-        self.input_dim = int(input_dim)
-        self.output_dim = int(output_dim)
+        self.input_dim = whole_number("input_dim", input_dim)
+        self.output_dim = whole_number("output_dim", output_dim)
         self.mask_zero = mask_zero
         if weights is not None:
             in_a_list = isinstance(weights, (list, tuple)) and len(weights) == 1
@@ -101,7 +99,7 @@ class OneHot(Layer):
 
     def __init__(self, num_tokens: int, mask_zero: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.num_tokens = num_tokens
+        self.num_tokens = whole_number("num_tokens", num_tokens)
         self.mask_zero = mask_zero
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -143,7 +141,7 @@ class Masking(Layer):
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
-        x = to_device(x)
+        x = numbers(self.name, x)
         real = self._real(x)[..., None]
         return xp.where(real, x, xp.zeros((), x.dtype)), real
 
@@ -171,7 +169,8 @@ def checked_ids(name: str, ids: Any, limit: int) -> np.ndarray:
     ids = to_host(ids)
     whole = ids.dtype.kind in "iu" or (ids.dtype.kind == "f" and (ids == np.floor(ids)).all())
     if not whole:
-        shown = "text" if ids.dtype.kind in "OUS" else f"{ids.dtype} with fractions"
+        fractions = " with fractions" if ids.dtype.kind == "f" else ""
+        shown = "text" if ids.dtype.kind in "OUS" else f"{ids.dtype}{fractions}"
         raise TypeError(
             f"{name}: expected whole numbers (token ids), received {shown}. Text goes through a "
             "TextVectorization layer first."

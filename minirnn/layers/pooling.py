@@ -8,6 +8,7 @@ import numpy as np
 
 from minirnn.backend import Array, to_device, xp
 from minirnn.base import Layer, Shape
+from minirnn.checks import numbers
 from minirnn.packing import Mask
 
 
@@ -23,7 +24,7 @@ class Flatten(Layer):
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
-        x = to_device(x)
+        x = numbers(self.name, x)
         return x.reshape(x.shape[0], int(np.prod(x.shape[1:], dtype=int))), x.shape
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
@@ -63,7 +64,7 @@ class GlobalAveragePooling1D(_Pooling):
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
-        x = to_device(x)
+        x = numbers(self.name, x)
         real = self._real(x, Mask.of(mask))
         weight = real / xp.maximum(real.sum(axis=1, keepdims=True), 1)
         weight = weight.astype(x.dtype)
@@ -82,13 +83,16 @@ class GlobalMaxPooling1D(_Pooling):
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
-        x = to_device(x)
-        real = self._real(x, Mask.of(mask))
+        x = numbers(self.name, x)
+        real, shape = self._real(x, Mask.of(mask)), x.shape
+        if x.shape[1] == 0:  # no step at all: the same as one that is not real
+            x = xp.zeros((x.shape[0], 1, x.shape[2]), x.dtype)
+            real = xp.zeros((x.shape[0], 1, 1), dtype=bool)
         candidates = xp.where(real, x.real, -xp.inf)
         first = xp.argmax(candidates, axis=1)[:, None, :]
         some = real.any(axis=1)
         y = xp.where(some, xp.take_along_axis(x, first, axis=1)[:, 0, :], xp.zeros((), x.dtype))
-        return y, (x.shape, first, some)
+        return y, (shape, first, some)
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
         shape, first, some = cache

@@ -10,12 +10,11 @@ from __future__ import annotations
 import inspect
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from minirnn.backend import Array, sum_runs, to_device, xp
+from minirnn.backend import Array, sum_runs, xp
 from minirnn.base import Layer, Shape
 from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell, State
-from minirnn.dropout import checked_rate, draw_dropout
+from minirnn.checks import numbers, share
+from minirnn.dropout import draw_dropout
 from minirnn.packing import Mask, Packing, full_mask
 from minirnn.timeloop import LoopCache, run, run_backward
 
@@ -70,8 +69,8 @@ class RNN(Layer):
         self.go_backwards = go_backwards
         self.stateful = stateful
         self.zero_output_for_mask = zero_output_for_mask
-        self.dropout = checked_rate("dropout", dropout)
-        self.recurrent_dropout = checked_rate("recurrent_dropout", recurrent_dropout)
+        self.dropout = share("dropout", dropout)
+        self.recurrent_dropout = share("recurrent_dropout", recurrent_dropout)
         self.states: State | None = None
 
     # -- shape and weights --
@@ -129,7 +128,11 @@ class RNN(Layer):
         if given is not None:
             if len(names) == 1 and hasattr(given, "shape"):
                 given = (given,)
-            state = tuple(to_device(s, dtype=dtype) for s in given)
+            if not isinstance(given, (tuple, list)):
+                raise TypeError(
+                    f"{self.name}: expected initial_state ({', '.join(names)}), received {given!r}"
+                )
+            state = tuple(numbers(self.name, s, dtype) for s in given)
             if len(state) != len(names) or any(s.shape != expected for s in state):
                 raise ValueError(
                     f"{self.name}: expected initial_state ({', '.join(names)}), each {expected}; "
@@ -168,12 +171,12 @@ class RNN(Layer):
 
         states = tuple(h[packing.final] for h in history)
         if self.stateful:
-            self.states = states
+            self.states = tuple(state.copy() for state in states)
         y = states[0]
         if self.return_sequences:
             y = show_steps(history[0], packing, self.zero_output_for_mask)
             if self.go_backwards:
-                y = y[:, ::-1]
+                y = xp.ascontiguousarray(y[:, ::-1])
         cache = RecurrentCache(x.shape, loop, drop_x, initial_state is not None)
         return ((y, *states) if self.return_state else y), cache
 
@@ -216,18 +219,19 @@ class RNN(Layer):
         self.require_built()
         kernel = self.cell.params["kernel"]
         features = kernel.shape[-2]
-        if np.ndim(x) != 3 or x.shape[-1] != features:
+        x = numbers(self.name, x, kernel.dtype)
+        if x.ndim != 3 or x.shape[-1] != features:
             raise ValueError(
-                f"{self.name}: expected input of shape (batch, time, {features}), received "
-                f"{tuple(np.shape(x))}"
+                f"{self.name}: expected input of shape (batch, time, {features}), "
+                f"received {x.shape}"
             )
         mask = Mask.of(mask) or full_mask(*x.shape[:2])
-        if mask.shape != tuple(x.shape[:2]):
+        if mask.shape != x.shape[:2]:
             raise ValueError(
                 f"{self.name}: the mask has shape {mask.shape}, the input (batch, time) is "
-                f"{tuple(x.shape[:2])}; they must be equal"
+                f"{x.shape[:2]}; they must be equal"
             )
-        return to_device(x, dtype=kernel.dtype), mask.packing(reverse)
+        return x, mask.packing(reverse)
 
 
 class SimpleRNN(RNN):
@@ -325,7 +329,7 @@ def show_steps(h: Array, packing: Packing, zero_masked: bool) -> Array:
         return xp.take(h, packing.source, axis=0)
     y = xp.zeros((B * T, h.shape[-1]), h.dtype)
     y[packing.gather] = h[B:]
-    return y.reshape(B, T, -1)
+    return y.reshape(B, T, h.shape[-1])
 
 
 def show_steps_backward(dy: Array, dh: Array, packing: Packing, zero_masked: bool) -> None:
@@ -334,7 +338,7 @@ def show_steps_backward(dy: Array, dh: Array, packing: Packing, zero_masked: boo
     A masked position repeats the state of an earlier step, so its gradient goes to that step.
     """
     B, T = packing.shape
-    flat = dy.reshape(B * T, -1)
+    flat = dy.reshape(B * T, dh.shape[-1])
     if zero_masked or not packing.repeats:
         dh[B:] += xp.take(flat, packing.gather, axis=0)
     else:
