@@ -158,10 +158,11 @@ def set_floatx(dtype: Any) -> None:
         ValueError: for any other dtype.
     """
     global _floatx
-    chosen = np.dtype(dtype)
-    if chosen not in (np.float32, np.float64):
-        raise ValueError(f"floatx: expected float32 or float64, received {dtype!r}")
-    _floatx = chosen
+    for chosen in (np.dtype("float32"), np.dtype("float64")):
+        if dtype is not None and (dtype == chosen.name or dtype == chosen):
+            _floatx = chosen
+            return
+    raise ValueError(f"floatx: expected float32 or float64, received {dtype!r}")
 
 
 # --- random numbers -------------------------------------------------------------------------------

@@ -123,11 +123,24 @@ class Layer:
 
     @property
     def params(self) -> dict[str, Array]:
-        merged = dict(self._weights)
-        for prefix, child in self.children().items():
-            for key, value in child.params.items():
-                merged[f"{prefix}_{key}" if prefix else key] = value
-        return merged
+        return self._weights | self._of_children("params")
+
+    @property
+    def trainable_params(self) -> dict[str, Array]:
+        """The weights that training changes: those of frozen layers are left out."""
+        return self._weights | self._of_children("trainable_params") if self.trainable else {}
+
+    def _of_children(self, which: str) -> dict[str, Array]:
+        return {
+            f"{prefix}_{key}" if prefix else key: value
+            for prefix, child in self.children().items()
+            for key, value in getattr(child, which).items()
+        }
+
+    def reset_state(self) -> None:
+        """Forget the states that stateful layers carry from batch to batch."""
+        for child in self.children().values():
+            child.reset_state()
 
     def add_weight(self, key: str, shape: tuple[int, ...], initializer: Any) -> Array:
         """Make the weight `key`, drawn on the host and then moved to the device."""
@@ -173,6 +186,15 @@ class Layer:
             if key != "self" and parameter.kind is not parameter.VAR_KEYWORD:
                 config[key] = getattr(self, key)
         return config | {"name": self.name, "trainable": self.trainable}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Layer:
+        """An equal layer with new weights, from what `get_config` gave."""
+        arguments = dict(config)
+        trainable = arguments.pop("trainable", True)
+        layer = cls(**arguments)
+        layer.trainable = trainable
+        return layer
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

@@ -7,12 +7,13 @@ epoch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from minirnn.backend import generator, to_host
+from minirnn.backend import floatx, generator, to_host
 from minirnn.checks import whole_number
 from minirnn.text import TextVectorization, pad_rows
 
@@ -40,7 +41,7 @@ class ArrayBatches:
     ) -> None:
         self.x = as_rows("x", x) if vectorizer is None else vectorized(vectorizer, x)
         self.y = None if y is None else as_rows("y", y)
-        self.sample_weight = None if sample_weight is None else np.asarray(sample_weight)
+        self.sample_weight = None if sample_weight is None else weights_of_rows(sample_weight)
         self.rows = len(self.x)
         if self.rows == 0:
             raise ValueError("x: the data set is empty; there must be at least one row")
@@ -68,7 +69,7 @@ class ArrayBatches:
         """The first rows, and the last `share` of them."""
         if not 0 < share < 1:
             raise ValueError(f"validation_split: expected a share between 0 and 1, got {share!r}")
-        border = self.rows - int(self.rows * share)
+        border = math.floor(self.rows * (1 - share))  # as Keras rounds
         if border == 0 or border == self.rows:
             raise ValueError(
                 f"validation_split: {share} of {self.rows} rows leaves one of the parts empty"
@@ -145,7 +146,9 @@ def batches(
                 "sample_weight and batch_size go with arrays only"
             )
         return StreamBatches(x, vectorizer)
-    return ArrayBatches(x, y, sample_weight, batch_size or 32, shuffle, vectorizer)
+    if batch_size is None:
+        batch_size = 32
+    return ArrayBatches(x, y, sample_weight, batch_size, shuffle, vectorizer)
 
 
 def is_stream(x: Any) -> bool:
@@ -156,6 +159,8 @@ def is_stream(x: Any) -> bool:
 
 def unpack(element: Any) -> Batch:
     """`(x, y, sample_weight)` of an element of a data set."""
+    if isinstance(element, list) and any(hasattr(part, "shape") for part in element):
+        raise TypeError("x: expected a data set of tuples (x, y); received a list of arrays")
     if not isinstance(element, tuple):
         return element, None, None
     if not 1 <= len(element) <= 3:
@@ -171,14 +176,37 @@ def as_rows(name: str, values: Any) -> Any:
     if hasattr(values, "shape"):
         if np.ndim(values) == 0:
             raise ValueError(f"{name}: expected an array or list of rows, received one number")
-        return to_host(values)
+        values = to_host(values)
+        if values.dtype != object or not len(values) or np.ndim(values[0]) == 0:
+            return values
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
         raise TypeError(f"{name}: expected an array or list of rows, received {type(values)}")
-    if len(values) and np.ndim(values[0]) > 0:
+    if len(values) and isinstance(values[0], tuple):
+        raise TypeError(
+            f"{name}: expected rows, received a list of tuples. A list of batches is made a data "
+            "set by minirnn.data.Dataset.from_generator(lambda: batches)."
+        )
+    try:
         rows = [np.asarray(row) for row in values]
-        same = all(row.shape == rows[0].shape for row in rows)
-        return np.stack(rows) if same else rows
-    return np.asarray(values)
+        if len({row.shape for row in rows}) <= 1:
+            return np.stack(rows) if rows else np.asarray(values)
+        if len({row.shape[1:] for row in rows}) > 1 or any(row.ndim == 0 for row in rows):
+            raise ValueError("rows may differ in length, and in nothing else")
+        dtype = np.result_type(*rows)
+        return [row.astype(dtype, copy=False) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected rows of one kind ({error})") from None
+
+
+def weights_of_rows(sample_weight: Any) -> np.ndarray:
+    """Sample weights (rows,) or (rows, time) as floats."""
+    try:
+        weights = np.asarray(to_host(sample_weight), dtype=floatx())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight: expected numbers of equal rows ({error})") from None
+    if weights.ndim == 0:
+        raise ValueError(f"sample_weight: expected one weight per row, received {sample_weight!r}")
+    return weights
 
 
 def pick(rows: Any, chosen: Any) -> Any:

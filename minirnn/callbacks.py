@@ -79,6 +79,8 @@ class _Watch:
     def improved(self, logs: Logs) -> bool:
         """Whether this is the best so far; if it is, remembers it."""
         value = self.read(logs)
+        if np.isnan(value):
+            return False
         if self.best is not None and self.sign * (value - self.best) <= self.min_delta:
             return False
         self.best = value
@@ -109,6 +111,7 @@ class EarlyStopping(Callback):
 
     def on_train_begin(self) -> None:
         self.watch.best, self.waited, self.best_weights = None, 0, None
+        self.stopped_epoch = None
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if self.watch.improved(logs):
@@ -198,7 +201,7 @@ class ModelCheckpoint(Callback):
             return
         try:
             path = self.filepath.format(epoch=epoch + 1, **logs)
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"filepath: {self.filepath!r} cannot be filled in ({error!r}); known: epoch, "
                 f"{', '.join(logs)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.backend import Array, to_device
+from minirnn.backend import Array, floatx, to_device
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -32,7 +32,7 @@ def share(name: str, value: Any) -> float:
 
 
 def numbers(name: str, x: Any, dtype: Any = None) -> Array:
-    """`x` as an array of numbers on the device.
+    """`x` as an array of floats on the device, in `dtype` or, if they are whole, in `floatx()`.
 
     Raises:
         TypeError: if it is not made of numbers.
@@ -40,6 +40,7 @@ def numbers(name: str, x: Any, dtype: Any = None) -> Array:
     if isinstance(x, np.ndarray) and x.dtype.kind in "OUS":
         raise TypeError(f"{name}: expected numbers, received {x.dtype.name} values")
     try:
-        return to_device(x, dtype=dtype)
+        x = to_device(x, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected an array of numbers ({error})") from None
+    return x if x.dtype.kind in "fc" else x.astype(floatx())

@@ -432,6 +432,8 @@ def _fitting(y_true: np.ndarray, elements: tuple[int, ...], C: int, sparse: bool
             return y_true.reshape(-1)
         expected, hint = elements, "for one-hot targets use categorical_crossentropy"
     else:
+        if y_true.dtype.kind in "OUS":
+            raise TypeError(f"y_true: expected numbers, received text such as {y_true.flat[0]!r}")
         if y_true.shape == (*elements, C) or (C == 1 and y_true.shape == elements):
             return y_true.reshape(-1, C)
         expected, hint = (*elements, C), "for class numbers use sparse_categorical_crossentropy"

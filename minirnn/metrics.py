@@ -199,8 +199,9 @@ def get(identifier: str | Metric, loss: Loss | None = None) -> Metric:
         ValueError: for an unknown name.
     """
     if isinstance(identifier, Metric):
-        return identifier
-    metric = by_name("metric", identifier, METRICS)(name=identifier)
+        metric = identifier
+    else:
+        metric = by_name("metric", identifier, METRICS)(name=identifier)
     if isinstance(metric, Accuracy) and loss is not None:
         metric.ranks_only = loss.activation == "softmax"
     return metric

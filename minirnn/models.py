@@ -59,7 +59,8 @@ class Sequential(Layer):
         """Put one more layer at the end.
 
         Raises:
-            TypeError: if it is not a layer. ValueError: if it cannot stand there.
+            TypeError: if it is not a layer.
+            ValueError: if it cannot stand there.
         """
         if not isinstance(layer, Layer):
             raise TypeError(f"layer: expected a layer, received {layer!r}")
@@ -88,13 +89,11 @@ class Sequential(Layer):
             number += 1
             layer.name = f"{base}_{number}"
         self.layers.append(layer)
-        self._training_parts = None
 
     def pop(self) -> Layer:
         """Take the last layer away."""
         if not self.layers:
             raise ValueError("pop: the model has no layers")
-        self._training_parts = None
         return self.layers.pop()
 
     def children(self) -> dict[str, Layer]:
@@ -117,6 +116,12 @@ class Sequential(Layer):
             if not layer.built:
                 layer.build(shape)
             shape = layer.compute_output_shape(shape)
+        if len(self.params) != sum(len(layer.params) for layer in self.layers):
+            names = ", ".join(layer.name for layer in self.layers)
+            raise ValueError(
+                f"{self.name}: two weights would have one name, `layer_weight`; give the layers "
+                f"({names}) names of which none is another one's and `_forward` or the like"
+            )
 
     @property
     def built(self) -> bool:
@@ -148,16 +153,6 @@ class Sequential(Layer):
         first = self.layers[0] if self.layers else None
         return first if isinstance(first, TextVectorization) else None
 
-    @property
-    def trainable_params(self) -> dict[str, Array]:
-        """The weights of the layers that are not frozen; `{}` if the model is."""
-        return {
-            f"{layer.name}_{key}": value
-            for layer in self.layers
-            if self.trainable and layer.trainable
-            for key, value in getattr(layer, "trainable_params", layer.params).items()
-        }
-
     # -- forward and backward --
 
     def walk(
@@ -166,10 +161,14 @@ class Sequential(Layer):
         """`(y, caches, mask)`: the output, each layer's cache, and the mask of the output."""
         caches = []
         for layer in self.layers:
-            layer.ensure_built(x)
-            y, cache = layer.forward(x, mask=layer.checked_mask(mask), training=training)
+            mask = layer.checked_mask(mask)
+            if isinstance(layer, Sequential):
+                x, cache, mask = layer.walk(x, mask, training)
+            else:
+                layer.ensure_built(x)
+                y, cache = layer.forward(x, mask=mask, training=training)
+                mask, x = layer.compute_mask(x, mask), y
             caches.append(cache)
-            mask, x = layer.compute_mask(x, mask), y
         return x, caches, mask
 
     def forward(
@@ -186,6 +185,7 @@ class Sequential(Layer):
         return dy, grads
 
     def compute_mask(self, x: Any, mask: Mask | None) -> Mask | None:
+        """The mask of the output; to find it, the layers are run."""
         return self.walk(x, Mask.of(mask))[2]
 
     def ensure_built(self, x: Any) -> None:
@@ -203,10 +203,8 @@ class Sequential(Layer):
         return self if self.vectorizer is None else self.part(self.layers[1:])
 
     def reset_states(self) -> None:
-        """Forget the states that stateful layers carry from batch to batch."""
-        for layer in self.layers:
-            if hasattr(layer, "reset_state"):
-                layer.reset_state()
+        """`reset_state` under the name that models have for it in Keras."""
+        self.reset_state()
 
     # -- training --
 
@@ -226,14 +224,19 @@ class Sequential(Layer):
             raise ValueError("loss: expected a name or a Loss, such as 'mse'; received None")
         self.optimizer = optimizers.get(optimizer)
         self.loss = losses.get(loss)
+        if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+            raise TypeError(f"metrics: expected a list such as ['acc'], received {metrics!r}")
         self.metrics = [get_metric(metric, self.loss) for metric in metrics]
-        self._training_parts = None
 
     def require_compiled(self) -> None:
         if self.optimizer is None:
             raise ValueError(f"{self.name}: call compile(optimizer, loss, metrics) before training")
+        self.require_layers()
+        self._training_parts = None
+
+    def require_layers(self) -> None:
         if not self.layers:
-            raise ValueError(f"{self.name}: the model has no layers")
+            raise ValueError(f"{self.name}: the model has no layers; add some first")
 
     def training_parts(self, x: Any) -> tuple[Sequential, losses.Loss, activations.Activation]:
         """`(body, loss, activation)`: the model as a training step sees it.
@@ -336,6 +339,8 @@ class Sequential(Layer):
     def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """One training step on one batch; its loss before the step."""
         self.require_compiled()
+        if np.ndim(y) == 0:
+            raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
         return training.train_step(self, x, y, weight)[0]
 
@@ -350,6 +355,7 @@ class Sequential(Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "trainable": self.trainable,
             "input_shape": self.input_shape,
             "layers": [saving.describe(layer) for layer in self.layers],
         }
@@ -358,6 +364,7 @@ class Sequential(Layer):
     def from_config(cls, config: Mapping[str, Any]) -> Sequential:
         """An equal model with new weights."""
         model = cls([saving.revive(layer) for layer in config["layers"]], name=config["name"])
+        model.trainable = config["trainable"]
         if config["input_shape"] is not None:
             model.input_shape = tuple(config["input_shape"])
         return model
@@ -365,6 +372,9 @@ class Sequential(Layer):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model, vocabulary and training state included, into one file."""
         saving.save(self, path)
+
+
+saving.CLASSES["Sequential"] = Sequential  # a model may stand inside a model
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

@@ -7,6 +7,7 @@ final name is always whole.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
@@ -18,7 +19,8 @@ import numpy as np
 from minirnn import activations, initializers, layers, losses, optimizers
 from minirnn.backend import to_host
 from minirnn.base import Layer
-from minirnn.metrics import Metric
+from minirnn.lookup import by_name
+from minirnn.metrics import METRICS, Metric
 
 FORMAT = "minirnn"
 VERSION = 1
@@ -30,6 +32,19 @@ CLASSES: dict[str, type] = {
         *initializers.NAMES.values(),
     )
 }
+
+
+# What a configuration that makes no sense can lead to when a model is made from it.
+DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class FileFormatError(ValueError):
@@ -49,6 +64,8 @@ def describe(value: Any) -> Any:
         return value
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     if isinstance(value, Mapping):
@@ -76,11 +93,25 @@ def revive(value: Any) -> Any:
     if value["class"] not in CLASSES:
         raise FileFormatError(f"unknown class {value['class']!r}")
     made, config = CLASSES[value["class"]], revive(value["config"])
-    trainable = config.pop("trainable", True)
-    restored = made(**config)
-    if isinstance(restored, Layer):
-        restored.trainable = trainable
-    return restored
+    return made.from_config(config) if issubclass(made, Layer) else made(**config)
+
+
+def of_ours(value: Any, table: Mapping[str, type]) -> Any:
+    """`value`, if its class is in `table`, so that `load` will know it."""
+    if type(value) not in table.values():
+        raise ValueError(f"{value!r}: a {type(value).__name__} of your own cannot be stored")
+    return value
+
+
+def describe_metric(metric: Metric) -> dict[str, Any]:
+    kind = next(name for name, made in METRICS.items() if isinstance(metric, made))
+    of_ours(metric, METRICS)
+    settings = inspect.signature(type(metric)).parameters
+    return {"kind": kind, "settings": {key: getattr(metric, key) for key in settings}}
+
+
+def revive_metric(stored: Mapping[str, Any]) -> Metric:
+    return by_name("metric", stored["kind"], METRICS)(**stored["settings"])
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -100,9 +131,9 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     arrays = {f"weights/{key}": value for key, value in model.params.items()}
     if model.optimizer is not None:
         header["training"] = {
-            "optimizer": model.optimizer.get_config(),
-            "loss": model.loss.get_config(),
-            "metrics": [metric.name for metric in model.metrics if isinstance(metric, Metric)],
+            "optimizer": of_ours(model.optimizer, optimizers.OPTIMIZERS).get_config(),
+            "loss": of_ours(model.loss, losses.LOSSES).get_config(),
+            "metrics": [describe_metric(metric) for metric in model.metrics],
         }
         state = model.optimizer.state_dict()
         header["optimizer_state"] = {k: v for k, v in state.items() if not hasattr(v, "shape")}
@@ -150,7 +181,7 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
             resume(model, header, arrays)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         raise FileFormatError(f"{path}: the configuration is damaged ({error!r})") from error
     return model
 
@@ -215,11 +246,13 @@ def fill(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
 
 def resume(model: Any, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     how = header["training"]
-    model.compile(
-        optimizers.Optimizer.from_config(how["optimizer"]),
-        losses.Loss.from_config(how["loss"]),
-        how["metrics"],
-    )
-    state = dict(header["optimizer_state"])
-    state |= {k.removeprefix("optimizer/"): v for k, v in arrays.items() if k.startswith("optim")}
-    model.optimizer.load_state_dict(state)
+    loss = losses.Loss.from_config(how["loss"])
+    metrics = [revive_metric(stored) for stored in how["metrics"]]
+    model.compile(optimizers.Optimizer.from_config(how["optimizer"]), loss, metrics)
+    averages = {k.removeprefix("optimizer/"): v for k, v in arrays.items() if k.startswith("opt")}
+    params = model.params
+    for name, average in averages.items():
+        key = name.rpartition("/")[0]
+        if key not in params or average.shape != params[key].shape:
+            raise FileFormatError(f"the optimizer's {name} {average.shape} fits no weight")
+    model.optimizer.load_state_dict(header["optimizer_state"] | averages)

@@ -396,9 +396,10 @@ def fold_unicode(text: str) -> str:
 
 
 def pad_rows(rows: Sequence[np.ndarray], value: float = 0, length: int | None = None) -> np.ndarray:
-    """One array `(batch, longest)` of the dtype of the rows, `value` behind each row's end.
+    """One array `(batch, longest, ...)` of the rows' dtype, `value` behind each row's end.
 
-    `length`: cut and pad to this many columns instead.
+    rows: arrays of one dtype, (length,) or (length, ...), alike but for their first axis.
+    length: cut and pad to this many columns instead.
 
     >>> pad_rows([np.array([5, 6, 7]), np.array([8])])
     array([[5, 6, 7],
@@ -406,8 +407,8 @@ def pad_rows(rows: Sequence[np.ndarray], value: float = 0, length: int | None = 
     """
     if length is None:
         length = max(map(len, rows), default=0)
-    dtype = rows[0].dtype if len(rows) else np.int32
-    padded = np.full((len(rows), length), value, dtype=dtype)
+    dtype, rest = (rows[0].dtype, rows[0].shape[1:]) if len(rows) else (np.int32, ())
+    padded = np.full((len(rows), length, *rest), value, dtype=dtype)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row[:length]
     return padded

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from minirnn.backend import to_host, xp
 from minirnn.batches import ArrayBatches, Batch, batches
 from minirnn.callbacks import Callback, History
+from minirnn.checks import whole_number
 from minirnn.metrics import Mean
 
 
@@ -110,10 +111,21 @@ def fit(
             raise ValueError("validation_split: goes with arrays only; use take() and skip()")
         data, validation = data.split(validation_split)
     elif isinstance(validation_data, (tuple, list)):
+        if len(validation_data) not in (2, 3):
+            raise ValueError(
+                "validation_data: expected (x, y), (x, y, sample_weight) or a data set; received "
+                f"{len(validation_data)} parts"
+            )
         validation = batches(*validation_data, batch_size=batch_size, vectorizer=model.vectorizer)
     elif validation_data is not None:
         validation = batches(validation_data, vectorizer=model.vectorizer)
 
+    if steps_per_epoch is not None:
+        whole_number("steps_per_epoch", steps_per_epoch)
+    if not isinstance(epochs, (int, np.integer)):
+        raise ValueError(f"epochs: expected a whole number, received {epochs!r}")
+    if not isinstance(callbacks, Sequence) or not all(isinstance(c, Callback) for c in callbacks):
+        raise TypeError(f"callbacks: expected a list of Callback objects, received {callbacks!r}")
     history = History()
     watchers = [history, *callbacks]
     for watcher in watchers:
@@ -132,7 +144,7 @@ def fit(
         steps = steps_per_epoch or known_length(data)
         with Progress(f"Epoch {epoch + 1}/{epochs}", steps, verbose) as progress:
             for step, batch in enumerate(next(sources)):
-                xb, yb, weight = prepared(batch, class_weight)
+                xb, yb, weight = prepared(batch, class_weight, model.loss.sparse)
                 loss, y_pred, mask = train_step(model, xb, yb, weight)
                 if not np.isfinite(loss):
                     raise NonFiniteError(explain_non_finite(model, xb, loss, epoch, step))
@@ -186,11 +198,14 @@ def predict(
     model: Any, x: Any, batch_size: int | None = None, verbose: str | int = 0
 ) -> np.ndarray:
     """The outputs of all rows, on the host, in the order of the rows."""
+    model.require_layers()
     data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
+    body = model.without_vectorizer()
     out = []
     with Progress("Predict", known_length(data), verbose) as progress:
         for xb, _, _ in data:
-            out.append(to_host(model.without_vectorizer().walk(xb)[0]))
+            body.ensure_built(xb)
+            out.append(to_host(body.walk(xb)[0]))
             progress.advance(None)
     if out[0].ndim > 2:  # an output at every step: batches differ in length
         longest = max(y.shape[1] for y in out)
@@ -220,23 +235,34 @@ def known_length(data: Any) -> int | None:
         return None
 
 
-def prepared(batch: Batch, class_weight: Mapping[int, float] | None = None) -> Batch:
+def prepared(
+    batch: Batch, class_weight: Mapping[int, float] | None = None, sparse: bool = True
+) -> Batch:
     """The batch, with the class weights multiplied into the sample weights."""
     x, y, weight = batch
     if y is None:
         raise ValueError("y: training and evaluation need labels; the data set gives none")
-    if class_weight:
-        classes = np.asarray(y) if np.ndim(y) < 3 and y.dtype.kind in "iu" else None
-        if classes is None:
-            raise ValueError("class_weight: goes with integer class labels only")
-        if classes.ndim == 2 and classes.shape[1] == 1:
-            classes = classes[:, 0]
-        factors = np.ones(max(int(classes.max()), *class_weight) + 1, dtype=np.float32)
-        for label, factor in class_weight.items():
-            factors[label] = factor
-        by_class = factors[classes]
+    if class_weight is not None:
+        one_hot = not sparse and y.ndim > 1 and y.shape[-1] > 1
+        by_class = weights_by_class(y.argmax(axis=-1) if one_hot else y, class_weight)
         weight = by_class if weight is None else by_class * weight
     return x, y, weight
+
+
+def weights_by_class(y: np.ndarray, class_weight: Mapping[int, float]) -> np.ndarray:
+    """The weight of each label's class; 1 for classes that have none."""
+    known = isinstance(class_weight, Mapping) and all(
+        isinstance(label, (int, np.integer)) and label >= 0 for label in class_weight
+    )
+    if not known:
+        raise ValueError(
+            f"class_weight: expected class number → factor, such as {{0: 2.0}}; received "
+            f"{class_weight!r}"
+        )
+    weights = np.ones(y.shape, dtype=np.float32)
+    for label, factor in class_weight.items():
+        weights[y == label] = factor
+    return weights
 
 
 def explain_non_finite(model: Any, x: Any, loss: float, epoch: int, step: int) -> str:

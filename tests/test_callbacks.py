@@ -133,7 +133,6 @@ def test_early_stopping_serves_a_second_time():
     assert model.weights == [2]
 
 
-@pytest.mark.xfail(strict=True, reason="on_train_begin leaves stopped_epoch of the training before")
 def test_stopped_epoch_is_that_of_the_last_training():
     callback = EarlyStopping(patience=1)
     drive(callback, [1, 2])
@@ -141,13 +140,9 @@ def test_stopped_epoch_is_that_of_the_last_training():
     assert callback.stopped_epoch is None
 
 
-NAN_BEST = pytest.mark.xfail(strict=True, reason="_Watch takes NaN for the best figure so far")
-NO_ATTRIBUTE = pytest.mark.xfail(strict=True, reason="AttributeError from format is not caught")
-
-
 @pytest.mark.parametrize(
     "values",
-    [pytest.param([3, 1, math.nan, 2, 2], marks=NAN_BEST), [math.nan, 3, 1, 2, 2]],
+    [[3, 1, math.nan, 2, 2], [math.nan, 3, 1, 2, 2]],
 )
 def test_nan_is_no_improvement(values):
     model = drive(EarlyStopping(patience=2, restore_best_weights=True), values)
@@ -290,7 +285,7 @@ def test_a_checkpoint_for_the_best_only():
         "{}.mrnn",
         "{epoch:q}.mrnn",
         "{epoch",
-        pytest.param("{epoch.x}", marks=NO_ATTRIBUTE),
+        "{epoch.x}",
     ],
 )
 def test_a_path_that_cannot_be_filled_in(path):

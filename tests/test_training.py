@@ -141,7 +141,6 @@ def test_ragged_lists_are_padded_per_batch():
     assert [batch.shape for batch in spy.trained] == [(2, 2), (2, 3)]
 
 
-@pytest.mark.xfail(strict=True, reason="pad_rows cannot pad rows of shape (time, features)")
 def test_ragged_rows_of_vectors_are_padded():
     rows = [row[: 1 + i % 6] for i, row in enumerate(vectors())]
     model = Sequential([LSTM(2), Dense(CLASSES, "softmax")])
@@ -150,14 +149,12 @@ def test_ragged_rows_of_vectors_are_padded():
     assert model.predict(rows).shape == (len(rows), CLASSES)
 
 
-@pytest.mark.xfail(strict=True, reason="pad_rows takes the type of the first row: 2.5 becomes 2")
 def test_ragged_rows_of_differing_types_lose_no_digits():
     spy = Spy()
     Sequential([spy]).predict([[1, 2], [2.5, 3, 4]])
     assert spy.evaluated[0].tolist() == [[1, 2, 0], [2.5, 3, 4]]
 
 
-@pytest.mark.xfail(strict=True, reason="as_rows takes an object array for an array of texts")
 def test_an_object_array_of_lists_is_ragged_data():
     """As `imdb.load_data()` of Keras gives it."""
     rows = np.empty(4, dtype=object)
@@ -357,7 +354,18 @@ def test_validation_split_takes_the_tail_before_shuffling():
     assert list(history) == ["loss", "acc", "val_loss", "val_acc"]
 
 
-@pytest.mark.xfail(strict=True, reason="split rounds the tail down, Keras rounds the head down")
+def test_class_weights_of_one_hot_labels_are_those_of_the_classes():
+    weights = []
+    for loss in ("sparse_categorical_crossentropy", "categorical_crossentropy"):
+        model, x, y = make("lstm", loss=loss)
+        if loss == "categorical_crossentropy":
+            y = np.eye(CLASSES, dtype="float32")[y]
+        model.fit(x, y, class_weight={0: 3.0, 2: 0.5}, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_validation_split_cuts_where_keras_cuts():
     model, spy = spied()
     model.fit(numbered(10), labels(10), validation_split=0.25, shuffle=False, verbose=0)

@@ -24,7 +24,6 @@ def test_no_labels():
     assert to_categorical(np.array([], dtype=int), num_classes=3).shape == (0, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="a last axis of 1 is kept; Keras drops it")
 def test_a_column_of_labels_as_in_keras():
     assert to_categorical([[0], [1]]).tolist() == [[1, 0], [0, 1]]
 

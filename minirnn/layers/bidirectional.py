@@ -85,10 +85,6 @@ class Bidirectional(Layer):
     def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
         return mask if self.return_sequences else None
 
-    def reset_state(self) -> None:
-        self.forward_layer.reset_state()
-        self.backward_layer.reset_state()
-
     # -- forward and backward --
 
     def __call__(

@@ -83,6 +83,10 @@ class RNN(Layer):
     def params(self) -> dict[str, Array]:
         return self.cell.params
 
+    @property
+    def trainable_params(self) -> dict[str, Array]:
+        return self.cell.params if self.trainable else {}
+
     def cast(self, dtype: Any) -> None:
         self.cell.cast(dtype)
         if self.states is not None:
