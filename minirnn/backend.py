@@ -23,6 +23,7 @@ import numpy as np
 Array = Any  # a NumPy or CuPy array; the two share one interface but no base class
 
 BACKENDS = ("numpy", "cupy", "auto")
+ENVIRONMENT_VARIABLE = "MINIRNN_BACKEND"
 
 
 class _ArrayModule:
@@ -54,13 +55,16 @@ xp = _ArrayModule()
 # --- choosing a backend ---------------------------------------------------------------------------
 
 
-def set_backend(name: str) -> str:
+def set_backend(name: str, argument: str = "backend") -> str:
     """Compute on `"numpy"`, on `"cupy"`, or on whichever of the two works best here (`"auto"`).
 
     When CuPy was asked for but cannot be used, NumPy is taken, and one warning says why. `"auto"`
     is silent about a machine that simply has no CuPy.
 
     Choose before any layer is built: arrays that exist already stay where they are.
+
+    Args:
+        argument: where the name comes from, for the error message.
 
     Returns:
         The name of the backend now in use, `"numpy"` or `"cupy"`.
@@ -69,7 +73,7 @@ def set_backend(name: str) -> str:
         ValueError: for any other name.
     """
     if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; received {name!r}")
+        raise ValueError(f"{argument}: expected one of {', '.join(BACKENDS)}; received {name!r}")
     if name == "numpy":
         xp.use(np)
         return "numpy"
@@ -181,4 +185,4 @@ def generator() -> np.random.Generator:
     return _generator
 
 
-set_backend(os.environ.get("MINIRNN_BACKEND", "numpy"))
+set_backend(os.environ.get(ENVIRONMENT_VARIABLE, "numpy"), ENVIRONMENT_VARIABLE)
