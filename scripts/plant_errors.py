@@ -370,8 +370,8 @@ ERRORS = [
     Error(
         "a stateful layer carries the state before the batch",
         "layers/recurrent.py",
-        "self.states = states\n",
-        "self.states = state\n",
+        "self.states = tuple(state.copy() for state in states)",
+        "self.states = tuple(s.copy() for s in state)",
         (f"{RNN}::test_stateful_carries_the_state_from_batch_to_batch",),
     ),
     # --- bidirectional ---
