@@ -188,7 +188,7 @@ def test_the_environment_chooses():
     assert (done.stdout, done.stderr) == ("numpy\n", "")
     done = run(MINIRNN_BACKEND="tpu")
     assert done.returncode != 0
-    assert "backend: expected one of numpy, cupy, auto; received 'tpu'" in done.stderr
+    assert "MINIRNN_BACKEND: expected one of numpy, cupy, auto; received 'tpu'" in done.stderr
 
 
 FAKES = {
