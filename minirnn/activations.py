@@ -44,6 +44,11 @@ class Activation:
     def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
         return self  # it never changes, and copies of a layer are to know it by `is`
 
+    def __reduce__(self) -> Any:
+        if NAMES.get(self.name) is self:
+            return get, (self.name,)  # ours are found again by name; lambdas cannot be pickled
+        return Activation, (self.name, self.function, self.derivative)
+
     def __repr__(self) -> str:
         return f"<activation {self.name}>"
 

@@ -54,7 +54,15 @@ class Layer:
 
     supports_masking = True
 
-    def __init__(self, *, name: str | None = None, trainable: bool = True) -> None:
+    def __init__(
+        self, *, name: str | None = None, trainable: bool = True, **unknown: Any
+    ) -> None:
+        if unknown:
+            shape = "input_shape" in unknown or "input_dim" in unknown
+            hint = "; put Input(shape) in front of the model instead" if shape else ""
+            raise TypeError(
+                f"{type(self).__name__}: there is no argument {', '.join(unknown)}{hint}"
+            )
         self.name = name or snake_case(type(self).__name__)
         self.named_by_user = name is not None
         self.trainable = trainable
@@ -70,18 +78,26 @@ class Layer:
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
         """The mask that the next layer gets."""
         return mask
 
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
-        """`(y, cache)`: the output, and all that `backward` needs to know."""
+        """`(y, cache)`: the output, and all that `backward` needs to know.
+
+        x (batch, ...), floats in the dtype of the weights or ids; mask (batch, time) or None;
+        training: whether dropout is at work.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward pass")
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Any]]:
-        """`(dx, grads)` from `dy`, the gradient of the output; `grads` has the keys of `params`."""
+        """`(dx, grads)` from `dy`, the gradient of the output.
+
+        dy and dx have the shapes of y and x (dx is None where x has no gradient, as token ids);
+        `grads` has the keys of `params`, each an array of its weight's shape or a `RowGradient`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no backward pass")
 
     def children(self) -> dict[str, Layer]:
@@ -92,14 +108,24 @@ class Layer:
 
     def __call__(self, x: Array, mask: Any = None, training: bool = False, **inputs: Any) -> Array:
         """The output alone. `mask`: booleans `(batch, time)`, True = a real step."""
+        if isinstance(x, Layer):
+            raise TypeError(
+                f"{self.name}: a layer is called with an array, and received the layer {x!r}. "
+                "Models are made with Sequential([...]); there is no functional API."
+            )
         self.ensure_built(x)
-        mask = self.checked_mask(mask)
+        mask = self.checked_mask(x, mask)
         y, _ = self.forward(x, mask=mask, training=training, **inputs)
         return y
 
-    def checked_mask(self, mask: Any) -> Mask | None:
-        """The mask as a Mask, if this layer can use one."""
+    def checked_mask(self, x: Array, mask: Any) -> Mask | None:
+        """The mask as a Mask, if this layer can use one and it fits x."""
         mask = Mask.of(mask)
+        if mask is not None and mask.shape != tuple(np.shape(x)[:2]):
+            raise ValueError(
+                f"{self.name}: the mask has shape {mask.shape}, the input (batch, time) is "
+                f"{tuple(np.shape(x)[:2])}; they must be equal"
+            )
         if mask is not None and not self.supports_masking:
             raise ValueError(
                 f"{self.name}: this layer cannot use a mask, and would treat padding as data. Use "
@@ -136,6 +162,15 @@ class Layer:
             for prefix, child in self.children().items()
             for key, value in getattr(child, which).items()
         }
+
+    @property
+    def weights(self) -> list[Array]:
+        """The weights themselves, in the order of `params`; `get_weights` gives copies."""
+        return list(self.params.values())
+
+    @property
+    def trainable_weights(self) -> list[Array]:
+        return list(self.trainable_params.values())
 
     def reset_state(self) -> None:
         """Forget the states that stateful layers carry from batch to batch."""

@@ -161,7 +161,7 @@ class Sequential(Layer):
         """`(y, caches, mask)`: the output, each layer's cache, and the mask of the output."""
         caches = []
         for layer in self.layers:
-            mask = layer.checked_mask(mask)
+            mask = layer.checked_mask(x, mask)
             if isinstance(layer, Sequential):
                 x, cache, mask = layer.walk(x, mask, training)
             else:
@@ -184,7 +184,7 @@ class Sequential(Layer):
             grads |= {f"{layer.name}_{key}": value for key, value in layer_grads.items()}
         return dy, grads
 
-    def compute_mask(self, x: Any, mask: Mask | None) -> Mask | None:
+    def compute_mask(self, x: Any, mask: Mask | None = None) -> Mask | None:
         """The mask of the output; to find it, the layers are run."""
         return self.walk(x, Mask.of(mask))[2]
 

@@ -133,9 +133,20 @@ class Mask:
         """`mask` itself if it is a Mask or None, else a Mask of these booleans."""
         return mask if mask is None or isinstance(mask, Mask) else cls(mask)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype=dtype) if copy else np.asarray(self.array, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"Mask({self.array!r})"
+
     @property
     def shape(self) -> tuple[int, int]:
         return self.array.shape
+
+    @functools.cached_property
+    def real(self) -> Any:
+        """(N,) flat positions b * T + t of the real steps, in the batch's order; on the device."""
+        return to_device(np.flatnonzero(self.array))
 
     def packing(self, reverse: bool = False) -> Packing:
         """The plan for walking the real steps forwards, or backwards in time."""

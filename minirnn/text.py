@@ -329,7 +329,7 @@ class TextVectorization(Layer):
         """`(None, {})`: texts have no gradient."""
         return None, {}
 
-    def compute_mask(self, x: Any, mask: Mask | None) -> None:
+    def compute_mask(self, x: Any, mask: Mask | None = None) -> None:
         """None: it is the Embedding that makes a mask of the padding, by `mask_zero=True`."""
         return
 

@@ -82,7 +82,7 @@ class Bidirectional(Layer):
             return (shape, shape)
         return (*shape[:-1], shape[-1] * 2) if self.merge_mode == "concat" else shape
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
         return mask if self.return_sequences else None
 
     # -- forward and backward --
@@ -208,6 +208,8 @@ class Bidirectional(Layer):
         if given is None:
             return None, None
         count = len(self.layer.cell.state_names)
+        if not isinstance(given, (tuple, list)):
+            raise TypeError(f"{self.name}: expected initial_state as a tuple, received {given!r}")
         if len(given) != 2 * count:
             raise ValueError(
                 f"{self.name}: expected initial_state of {2 * count} arrays (forward, then "

@@ -49,6 +49,7 @@ class Embedding(Layer):
                     f"weights: expected shape ({input_dim}, {output_dim}), received {table.shape}"
                 )
             embeddings_initializer = initializers.Constant(table)
+        self.pretrained = weights is not None
         self.embeddings_initializer = initializers.get(embeddings_initializer)
 
     def build(self, input_shape: Shape) -> None:
@@ -57,11 +58,10 @@ class Embedding(Layer):
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        pretrained = isinstance(self.embeddings_initializer, initializers.Constant)
         return {
             "input_dim": self.input_dim,
             "output_dim": self.output_dim,
-            "embeddings_initializer": "uniform" if pretrained else self.embeddings_initializer,
+            "embeddings_initializer": "uniform" if self.pretrained else self.embeddings_initializer,
             "mask_zero": self.mask_zero,
             "name": self.name,
             "trainable": self.trainable,
@@ -70,8 +70,8 @@ class Embedding(Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.output_dim)
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
-        return Mask(to_host(x) != 0) if self.mask_zero else mask
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
+        return mask_of_ids(self.name, x) if self.mask_zero else mask
 
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
@@ -105,8 +105,8 @@ class OneHot(Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.num_tokens)
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
-        return Mask(to_host(x) != 0) if self.mask_zero else mask
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
+        return mask_of_ids(self.name, x) if self.mask_zero else mask
 
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
@@ -135,8 +135,8 @@ class Masking(Layer):
             )
         return (x != self.mask_value).any(axis=-1)
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
-        return Mask(to_host(self._real(x)))
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
+        return Mask(to_host(self._real(numbers(self.name, x))))
 
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False
@@ -152,7 +152,7 @@ class Masking(Layer):
 class DropMask(Layer):
     """Forgets the mask, on purpose: layers behind treat padding as real steps."""
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> None:
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> None:
         return None
 
     def forward(
@@ -182,3 +182,13 @@ def checked_ids(name: str, ids: Any, limit: int) -> np.ndarray:
             "The vocabulary and this layer's size must agree."
         )
     return ids.astype(np.int32, copy=False)
+
+
+def mask_of_ids(name: str, ids: Any) -> Mask:
+    """Where ids (batch, time) are no padding, that is not 0."""
+    ids = to_host(ids)
+    if ids.ndim != 2:
+        raise ValueError(
+            f"{name}: mask_zero needs ids of shape (batch, time), received {ids.shape}"
+        )
+    return Mask(ids != 0)

@@ -42,7 +42,7 @@ class _Pooling(Layer):
             )
         return (input_shape[0], input_shape[2])
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> None:
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> None:
         return None
 
     def _real(self, x: Array, mask: Mask | None) -> Array:

@@ -98,14 +98,22 @@ class RNN(Layer):
                 f"{self.name}: expected input of shape (batch, time, features), received "
                 f"{tuple(input_shape)}. Token ids go through an Embedding or OneHot layer first."
             )
-        self.cell.build(int(input_shape[-1]))
+        features = int(input_shape[-1])
+        if not self.cell.params:  # a cell that has weights, or serves two layers, keeps them
+            self.cell.build(features)
+        elif self.cell.params["kernel"].shape[-2] != features:
+            raise ValueError(
+                f"{self.name}: the cell was built for {self.cell.params['kernel'].shape[-2]} "
+                f"features, the input has {features}"
+            )
         self.built = True
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, time = input_shape[:2]
         return (batch, time, self.units) if self.return_sequences else (batch, self.units)
 
-    def compute_mask(self, x: Array, mask: Mask | None) -> Mask | None:
+    def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
+        mask = Mask.of(mask)
         if mask is None or not self.return_sequences:
             return None
         return mask.reversed() if self.go_backwards else mask
@@ -176,7 +184,7 @@ class RNN(Layer):
         states = tuple(h[packing.final] for h in history)
         if self.stateful:
             self.states = tuple(state.copy() for state in states)
-        y = states[0]
+        y = states[0].copy()
         if self.return_sequences:
             y = show_steps(history[0], packing, self.zero_output_for_mask)
             if self.go_backwards:
