@@ -54,9 +54,7 @@ class Layer:
 
     supports_masking = True
 
-    def __init__(
-        self, *, name: str | None = None, trainable: bool = True, **unknown: Any
-    ) -> None:
+    def __init__(self, *, name: str | None = None, trainable: bool = True, **unknown: Any) -> None:
         if unknown:
             shape = "input_shape" in unknown or "input_dim" in unknown
             hint = "; put Input(shape) in front of the model instead" if shape else ""

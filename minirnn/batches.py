@@ -223,9 +223,10 @@ def vectorized(vectorizer: TextVectorization, texts: Any) -> Any:
             "x: this model begins with a TextVectorization layer and expects texts; received "
             f"{np.asarray(texts).dtype} values"
         )
+    texts = np.asarray(texts, dtype=object)
+    texts = texts[None] if texts.ndim == 0 else texts  # one text is a batch of one
     if vectorizer.output_mode == "int" and vectorizer.output_sequence_length is None:
-        flat = np.asarray(texts, dtype=object)
-        return vectorizer.ids(flat.reshape(-1).tolist() if flat.ndim else [texts])
+        return vectorizer.ids(texts.reshape(-1).tolist())
     return vectorizer.forward(texts)[0]
 
 

@@ -38,6 +38,12 @@ class Callback:
         """After the last epoch."""
 
 
+def say(callback: Any, what: str) -> None:
+    """Print one line, if the callback was made with `verbose`."""
+    if callback.verbose:
+        print(f"{type(callback).__name__}: {what}", flush=True)
+
+
 class History(Callback):
     """The figures of every epoch; `fit` returns one.
 
@@ -103,7 +109,9 @@ class EarlyStopping(Callback):
         patience: int = 0,
         mode: str = "auto",
         restore_best_weights: bool = False,
+        verbose: int = 0,
     ) -> None:
+        self.verbose = verbose
         self.watch = _Watch(monitor, mode, min_delta)
         self.patience = patience
         self.restore_best_weights = restore_best_weights
@@ -123,6 +131,7 @@ class EarlyStopping(Callback):
         if self.waited >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
+            say(self, f"epoch {epoch + 1}: stopped, {self.waited} epochs without improvement")
 
     def on_train_end(self) -> None:
         if self.best_weights is not None:
@@ -141,7 +150,9 @@ class ReduceLROnPlateau(Callback):
         min_delta: float = 1e-4,
         cooldown: int = 0,
         min_lr: float = 0.0,
+        verbose: int = 0,
     ) -> None:
+        self.verbose = verbose
         if not 0 < factor < 1:
             raise ValueError(f"factor: expected a number between 0 and 1, received {factor!r}")
         self.watch = _Watch(monitor, mode, min_delta)
@@ -161,20 +172,26 @@ class ReduceLROnPlateau(Callback):
         elif self.cooling == 0:
             self.waited += 1
             if self.waited >= self.patience:
-                optimizer = self.model.optimizer
-                optimizer.learning_rate = max(optimizer.learning_rate * self.factor, self.min_lr)
-                self.cooling, self.waited = self.cooldown, 0
+                self.lower(epoch)
+
+    def lower(self, epoch: int) -> None:
+        optimizer = self.model.optimizer
+        if optimizer.learning_rate > self.min_lr:
+            optimizer.learning_rate = max(optimizer.learning_rate * self.factor, self.min_lr)
+            self.cooling, self.waited = self.cooldown, 0
+            say(self, f"epoch {epoch + 1}: learning rate {optimizer.learning_rate:.3g}")
 
 
 class LearningRateScheduler(Callback):
     """Sets the learning rate before each epoch: `schedule(epoch, rate_so_far) -> rate`."""
 
-    def __init__(self, schedule: Callable[[int, float], float]) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Callable[[int, float], float], verbose: int = 0) -> None:
+        self.schedule, self.verbose = schedule, verbose
 
     def on_epoch_begin(self, epoch: int) -> None:
         optimizer = self.model.optimizer
         optimizer.learning_rate = self.schedule(epoch, optimizer.learning_rate)
+        say(self, f"epoch {epoch + 1}: learning rate {optimizer.learning_rate:.3g}")
 
 
 class ModelCheckpoint(Callback):
@@ -191,7 +208,9 @@ class ModelCheckpoint(Callback):
         monitor: str = "val_loss",
         save_best_only: bool = False,
         mode: str = "auto",
+        verbose: int = 0,
     ) -> None:
+        self.verbose = verbose
         self.filepath = os.fspath(filepath)
         self.save_best_only = save_best_only
         self.watch = _Watch(monitor, mode)
@@ -207,6 +226,7 @@ class ModelCheckpoint(Callback):
                 f"{', '.join(logs)}"
             ) from None
         self.model.save(path)
+        say(self, f"epoch {epoch + 1}: saved {path}")
 
 
 class CSVLogger(Callback):

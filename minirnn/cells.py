@@ -42,7 +42,7 @@ from typing import Any
 
 from minirnn import activations, initializers
 from minirnn.backend import Array, floatx, get_backend, to_device, xp
-from minirnn.checks import whole_number
+from minirnn.checks import numbers, whole_number
 
 State = tuple[Array, ...]
 
@@ -67,7 +67,8 @@ class Cell:
         units: U, the size of each state.
         state_names: one name a state; the first is the output.
         gates: one name a block of U columns in `kernel`, `recurrent_kernel` and `bias`.
-        params: kernel (F, gates * U), recurrent_kernel (U, gates * U), bias (gates * U).
+        params: kernel (F, gates * U), recurrent_kernel (U, gates * U), bias (gates * U); GRUCell's
+            bias is (2, gates * U).
     """
 
     state_names: tuple[str, ...] = ("h",)
@@ -114,8 +115,9 @@ class Cell:
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, from which an equal cell can be made."""
-        names = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in names if name != "self"}
+        arguments = inspect.signature(type(self)).parameters.values()
+        named = [a.name for a in arguments if a.kind not in (a.VAR_KEYWORD, a.VAR_POSITIONAL)]
+        return {name: getattr(self, name) for name in named}
 
     def stack(self, other: Cell) -> Cell:
         """This cell and another of its kind as one, whose arrays have a leading axis of two."""
@@ -137,10 +139,13 @@ class Cell:
     def weight_gradients(
         self, x: Array, h_prev: Array, da: Array, du: Array, saved: tuple[Array, ...]
     ) -> tuple[dict[str, Array], Array]:
-        """The gradients of the weights, summed over N steps, and dx.
+        """The gradients of the weights, summed over N steps, and dx (..., N, F).
 
         x (..., N, F), h_prev (..., N, U): what W and U multiplied, the latter after dropout.
         da, du (..., N, gates * U): gradients at `x W + b` and at `h_prev U`.
+        saved: a_t as `step` left it, then the arrays of `saved_sizes`, for all N steps.
+
+        A cell with more weights than these extends it.
         """
         grads = {"kernel": transpose(x) @ da, "recurrent_kernel": transpose(h_prev) @ du}
         if self.use_bias:
@@ -190,8 +195,7 @@ class Cell:
 
     def forward(self, x_t: Array, state: State) -> tuple[State, Any]:
         """One step with the cache that `backward` needs."""
-        state_prev = tuple(state)
-        self._check(x_t, state_prev)
+        x_t, state_prev = self._checked(x_t, state)
         a_t = self.project(x_t)
         sizes = (self.units,) * len(self.state_names) + self.saved_sizes()
         out = tuple(xp.empty((*a_t.shape[:-1], size), a_t.dtype) for size in sizes)
@@ -201,26 +205,31 @@ class Cell:
         return state, (x_t, state_prev, state, saved)
 
     def backward(self, dstate: State, cache: Any) -> tuple[Array, State, dict[str, Array]]:
-        """`(dx_t, dstate_{t-1}, grads)` of one step alone."""
+        """`(dx_t, dstate_{t-1}, grads)` of one step alone, from dstate_t, a tuple of (n, U)."""
         x_t, state_prev, state, saved = cache
         local = self.local_derivatives(state_prev, state, saved, None)
         dstate_prev = self.step_backward(tuple(dstate), local)
         grads, dx_t = self.weight_gradients(x_t, state_prev[0], local[0], local[1], saved)
         return dx_t, dstate_prev, grads
 
-    def _check(self, x_t: Array, state: State) -> None:
+    def _checked(self, x_t: Array, state: State) -> tuple[Array, State]:
         name = type(self).__name__
         if not self.params:
             raise ValueError(f"{name}: it has no weights yet; call build(features) first")
-        features = self.params["kernel"].shape[-2]
-        if x_t.ndim != 2 or x_t.shape[-1] != features:
-            raise ValueError(f"{name}: expected x_t of shape (n, {features}), got {x_t.shape}")
+        kernel = self.params["kernel"]
+        x_t = numbers(name, x_t, kernel.dtype)
+        state = tuple(numbers(name, s, kernel.dtype) for s in state)
+        if x_t.ndim != 2 or x_t.shape[-1] != kernel.shape[-2]:
+            raise ValueError(
+                f"{name}: expected x_t of shape (n, {kernel.shape[-2]}), got {x_t.shape}"
+            )
         expected = (x_t.shape[0], self.units)
         if len(state) != len(self.state_names) or any(s.shape != expected for s in state):
             raise ValueError(
                 f"{name}: expected the state ({', '.join(self.state_names)}), each {expected}; "
                 f"received {[tuple(s.shape) for s in state]}"
             )
+        return x_t, state
 
 
 class SimpleRNNCell(Cell):
@@ -250,7 +259,26 @@ class SimpleRNNCell(Cell):
         return (dropped(da @ transpose(U), drop),)  #           1   dh_{t-1} = da Uᵀ
 
 
-class LSTMCell(Cell):
+class GatedCell(Cell):
+    """Base of the cells with gates: `recurrent_activation` is theirs, σ unless told otherwise."""
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+    ) -> None:
+        super().__init__(
+            units, activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer
+        )
+        self.recurrent_activation = activations.get(recurrent_activation)
+
+
+class LSTMCell(GatedCell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997; forget gate: Gers et al., 2000).
 
         i, f, o = σ(a_i), σ(a_f), σ(a_o)    g = tanh(a_g)    with a = x_t W + b + h_{t-1} U
@@ -280,9 +308,14 @@ class LSTMCell(Cell):
         unit_forget_bias: bool = True,
     ) -> None:
         super().__init__(
-            units, activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer
+            units,
+            activation,
+            recurrent_activation,
+            use_bias,
+            kernel_initializer,
+            recurrent_initializer,
+            bias_initializer,
         )
-        self.recurrent_activation = activations.get(recurrent_activation)
         self.unit_forget_bias = unit_forget_bias
 
     def initial_bias(self, width: int) -> Array:
@@ -292,7 +325,8 @@ class LSTMCell(Cell):
         return bias
 
     def saved_sizes(self) -> tuple[int, ...]:
-        return (self.units,)  # tanh(c_t)
+        """Kept for backward: the gates i, f, g, o (in place of a_t), and tanh(c_t) (n, U)."""
+        return (self.units,)
 
     def step(
         self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
@@ -331,7 +365,7 @@ class LSTMCell(Cell):
         return dh_prev, dc * f  #                               3   dc_{t-1} = dc_t ⊙ f
 
 
-class GRUCell(Cell):
+class GRUCell(GatedCell):
     """Gated recurrent unit with the reset gate after the product (as in cuDNN, Keras's default).
 
         u = h_{t-1} U + b_u                 a = x_t W + b
@@ -344,21 +378,6 @@ class GRUCell(Cell):
 
     gates = ("z", "r", "h")
 
-    def __init__(
-        self,
-        units: int,
-        activation: Any = "tanh",
-        recurrent_activation: Any = "sigmoid",
-        use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        recurrent_initializer: Any = "orthogonal",
-        bias_initializer: Any = "zeros",
-    ) -> None:
-        super().__init__(
-            units, activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer
-        )
-        self.recurrent_activation = activations.get(recurrent_activation)
-
     def initial_bias(self, width: int) -> Array:
         return self.bias_initializer((2, width))
 
@@ -369,7 +388,8 @@ class GRUCell(Cell):
         return a
 
     def saved_sizes(self) -> tuple[int, ...]:
-        return (self.units,)  # u_h
+        """Kept for backward: the gates z, r, hh (in place of a_t), and u_h (n, U)."""
+        return (self.units,)
 
     def step(
         self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
@@ -425,7 +445,7 @@ class GRUCell(Cell):
         return grads, dx
 
 
-class GRUCellResetBefore(GRUCell):
+class GRUCellResetBefore(GatedCell):
     """The original GRU (Cho et al., 2014): the reset gate is applied before the product.
 
         z, r = σ(a_z + h_{t-1} U_z), σ(a_r + h_{t-1} U_r)    with a = x_t W + b
@@ -435,13 +455,7 @@ class GRUCellResetBefore(GRUCell):
     Keras calls it `reset_after=False`. The bias is (3 * U).
     """
 
-    def initial_bias(self, width: int) -> Array:
-        return self.bias_initializer((width,))
-
-    project = Cell.project
-
-    def saved_sizes(self) -> tuple[int, ...]:
-        return ()
+    gates = ("z", "r", "h")
 
     def step(
         self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
@@ -451,11 +465,11 @@ class GRUCellResetBefore(GRUCell):
         U_zr, U_h = U[..., : 2 * self.units], U[..., 2 * self.units :]
         zr, hh = a_t[..., : 2 * self.units], a_t[..., 2 * self.units :]
         h_in = dropped(h_prev, drop)
-        zr += h_in @ U_zr  #                                    1
-        self.recurrent_activation(zr, out=zr)  #                2   z, r = σ(a_zr + h_{t-1} U_zr)
+        zr += h_in @ U_zr  #                                    1   a_zr += h_{t-1} U_zr
+        self.recurrent_activation(zr, out=zr)  #                2   z, r = σ(a_zr)
         z, r = split(zr, 2)
-        hh += (r * h_in) @ U_h  #                               3
-        self.activation(hh, out=hh)  #                          4   hh = tanh(a_h + (r ⊙ h) U_h)
+        hh += (r * h_in) @ U_h  #                               3   a_h += (r ⊙ h_{t-1}) U_h
+        self.activation(hh, out=hh)  #                          4   hh = tanh(a_h)
         xp.subtract(h_prev, hh, out=h)
         h *= z
         h += hh  #                                              5   h_t = z ⊙ h_{t-1} + (1-z) ⊙ hh
@@ -490,7 +504,7 @@ class GRUCellResetBefore(GRUCell):
     def weight_gradients(
         self, x: Array, h_prev: Array, da: Array, du: Array, saved: tuple[Array, ...]
     ) -> tuple[dict[str, Array], Array]:
-        grads, dx = Cell.weight_gradients(self, x, h_prev, da, du, saved)
+        grads, dx = super().weight_gradients(x, h_prev, da, du, saved)
         _, r, _ = split(saved[0], 3)
         dU_h = grads["recurrent_kernel"][..., 2 * self.units :]
         dU_h[...] = transpose(r * h_prev) @ du[..., 2 * self.units :]  # U_h met r ⊙ h_{t-1}

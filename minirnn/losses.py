@@ -252,6 +252,7 @@ class BinaryCrossentropy(Loss):
             e = xp.exp(xp.where(positive, -y_pred, y_pred))  # exp(-|a|), also for complex steps
             losses = y_pred * positive - y_pred * y + xp.log1p(e)
             return losses.mean(axis=1), (y, positive, e)
+        _check_probabilities(y_pred)
         p = _clip(y_pred)
         losses = -(y * xp.log(p) + (1 - y) * xp.log(1 - p))
         return losses.mean(axis=1), (y, p, _unclipped(y_pred))
@@ -329,8 +330,18 @@ def _exponentials(a: Array) -> tuple[Array, Array, Array]:
 
 def _normalised(p: Array) -> tuple[Array, Array]:
     """`p` divided by its sum over the classes, and that sum `(N, 1)`."""
+    _check_probabilities(p)
     total = p.sum(axis=1, keepdims=True)
     return p / total, total
+
+
+def _check_probabilities(p: Array) -> None:
+    outside = (p.real < 0) | (p.real > 1.001)  # a sum may round to a little over 1
+    if bool(outside.any()):
+        raise ValueError(
+            f"y_pred: expected probabilities from 0 to 1, received {p.real[outside][0].item():.4g}."
+            " Give the last layer its softmax or sigmoid, or the loss from_logits=True."
+        )
 
 
 def _clip(p: Array) -> Array:

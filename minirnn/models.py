@@ -212,7 +212,7 @@ class Sequential(Layer):
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
         loss: str | losses.Loss | None = None,
-        metrics: Sequence[str | Metric] = (),
+        metrics: Sequence[str | Metric] | None = None,
     ) -> None:
         """Say how to train.
 
@@ -224,6 +224,7 @@ class Sequential(Layer):
             raise ValueError("loss: expected a name or a Loss, such as 'mse'; received None")
         self.optimizer = optimizers.get(optimizer)
         self.loss = losses.get(loss)
+        metrics = () if metrics is None else metrics
         if isinstance(metrics, str) or not isinstance(metrics, Sequence):
             raise TypeError(f"metrics: expected a list such as ['acc'], received {metrics!r}")
         self.metrics = [get_metric(metric, self.loss) for metric in metrics]
@@ -248,8 +249,13 @@ class Sequential(Layer):
             body, loss, activation = self.without_vectorizer(), self.loss, activations.linear
             body.ensure_built(x)
             *first, last = body.layers
-            if hasattr(last, "split_activation") and not loss.from_logits:
+            if hasattr(last, "split_activation"):
                 last, last_activation = last.split_activation()
+                if loss.from_logits and last_activation.name == loss.activation:
+                    raise ValueError(
+                        f"loss: from_logits=True, but the model ends in its {loss.activation} "
+                        "already; leave one of the two out"
+                    )
                 if last_activation.name == loss.activation:
                     body, loss, activation = (
                         self.part([*first, last]),
@@ -266,7 +272,7 @@ class Sequential(Layer):
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | None = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
@@ -342,7 +348,16 @@ class Sequential(Layer):
         if np.ndim(y) == 0:
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
-        return training.train_step(self, x, y, weight)[0]
+        value, _, _ = training.train_step(self, x, y, weight)
+        if not np.isfinite(value):
+            raise training.NonFiniteError(
+                training.explain_non_finite(self, x, value, "train_on_batch")
+            )
+        return value
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """The outputs of one batch, on the host."""
+        return training.predict(self, x, batch_size=len(x))
 
     # -- describing and storing --
 
@@ -384,3 +399,6 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         FileFormatError: if the file is not such a model, or is damaged.
     """
     return saving.load(path, Sequential)
+
+
+load_model = load  # its name in Keras

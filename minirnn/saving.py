@@ -127,6 +127,11 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     from safetensors.numpy import save as to_bytes
 
     model.require_built()
+    if os.fspath(path).endswith((".keras", ".h5", ".hdf5")):
+        raise ValueError(
+            f"path: {os.fspath(path)!r} has an ending of Keras's files, and minirnn's format is "
+            "another one; name it *.mrnn, say"
+        )
     header: dict[str, Any] = {"model": model.get_config()}
     arrays = {f"weights/{key}": value for key, value in model.params.items()}
     if model.optimizer is not None:

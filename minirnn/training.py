@@ -6,6 +6,7 @@ the epochs, the running means, the progress bar and the callbacks.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 import time
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minirnn.backend import to_host, xp
 from minirnn.batches import ArrayBatches, Batch, batches
@@ -22,7 +22,7 @@ from minirnn.checks import whole_number
 from minirnn.metrics import Mean
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(ValueError, ArithmeticError):
     """The loss became NaN or infinite; the message says at which step, and where it began."""
 
 
@@ -58,8 +58,7 @@ def test_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[An
     """`(loss, predictions, mask)` of one batch, without training."""
     body, loss, activation = model.training_parts(x)
     out, _, mask = body.walk(x)
-    value, _ = loss.forward(y, out, sample_weight, mask)
-    return float(to_host(value)), activation(out), mask
+    return loss(y, out, sample_weight, mask), activation(out), mask
 
 
 class RunningMeans:
@@ -67,7 +66,7 @@ class RunningMeans:
 
     def __init__(self, model: Any) -> None:
         self.loss = Mean("loss")
-        self.metrics = model.metrics
+        self.metrics = copy.deepcopy(model.metrics)  # an evaluation may run inside a training
         for metric in self.metrics:
             metric.reset()
 
@@ -91,7 +90,7 @@ def fit(
     batch_size: int | None = None,
     epochs: int = 1,
     verbose: str | int = "auto",
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = None,
     validation_split: float = 0.0,
     validation_data: Any = None,
     shuffle: bool = True,
@@ -122,8 +121,10 @@ def fit(
 
     if steps_per_epoch is not None:
         whole_number("steps_per_epoch", steps_per_epoch)
-    if not isinstance(epochs, (int, np.integer)):
-        raise ValueError(f"epochs: expected a whole number, received {epochs!r}")
+    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"{name}: expected a whole number from 0 up, received {value!r}")
+    callbacks = () if callbacks is None else callbacks
     if not isinstance(callbacks, Sequence) or not all(isinstance(c, Callback) for c in callbacks):
         raise TypeError(f"callbacks: expected a list of Callback objects, received {callbacks!r}")
     history = History()
@@ -147,7 +148,8 @@ def fit(
                 xb, yb, weight = prepared(batch, class_weight, model.loss.sparse)
                 loss, y_pred, mask = train_step(model, xb, yb, weight)
                 if not np.isfinite(loss):
-                    raise NonFiniteError(explain_non_finite(model, xb, loss, epoch, step))
+                    when = f"epoch {epoch + 1}, step {step + 1}"
+                    raise NonFiniteError(explain_non_finite(model, xb, loss, when))
                 means.update(loss, yb, y_pred, weight, mask)
                 progress.advance(means)
                 for watcher in stepwise:
@@ -245,6 +247,8 @@ def prepared(
     if class_weight is not None:
         one_hot = not sparse and y.ndim > 1 and y.shape[-1] > 1
         by_class = weights_by_class(y.argmax(axis=-1) if one_hot else y, class_weight)
+        if weight is not None and weight.ndim < by_class.ndim:
+            weight = weight[:, None]  # a weight per row, for labels per step
         weight = by_class if weight is None else by_class * weight
     return x, y, weight
 
@@ -259,13 +263,15 @@ def weights_by_class(y: np.ndarray, class_weight: Mapping[int, float]) -> np.nda
             f"class_weight: expected class number → factor, such as {{0: 2.0}}; received "
             f"{class_weight!r}"
         )
+    if y.ndim > 1 and y.shape[-1] == 1:
+        y = y[..., 0]
     weights = np.ones(y.shape, dtype=np.float32)
     for label, factor in class_weight.items():
         weights[y == label] = factor
     return weights
 
 
-def explain_non_finite(model: Any, x: Any, loss: float, epoch: int, step: int) -> str:
+def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
     """Which weights, or which layer's output, are the first that are not finite."""
     begins = "in the loss itself: is a label or a sample weight not finite?"
     if not hasattr(x, "dtype") or (x.dtype.kind == "f" and not np.isfinite(to_host(x)).all()):
@@ -282,9 +288,10 @@ def explain_non_finite(model: Any, x: Any, loss: float, epoch: int, step: int) -
                 begins = f"in the output of layer {layer.name!r}"
                 break
             mask, x = layer.compute_mask(x, mask), y
+    advice = " A smaller learning_rate or clipnorm=1.0 in the optimizer often helps."
     return (
-        f"the loss became {loss} at epoch {epoch + 1}, step {step + 1}; it begins {begins}. "
-        "A smaller learning_rate or clipnorm=1.0 in the optimizer often helps."
+        f"the loss became {loss} at {when}; it begins {begins}."
+        f"{advice if 'layer' in begins else ''}"
     )
 
 
@@ -297,11 +304,13 @@ class Progress:
     def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
         if verbose not in ("auto", 0, 1, 2):
             raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
-        on_terminal = sys.stderr.isatty()
+        on_terminal = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook shows bars
         self.title = title
         self.line = verbose == 2 or (verbose in ("auto", 1) and not on_terminal)
         self.bar = None
         if verbose in ("auto", 1) and on_terminal:
+            from tqdm import tqdm
+
             self.bar = tqdm(total=steps, desc=title, unit="batch", dynamic_ncols=True)
         self.begun = self.shown = time.perf_counter()
 

@@ -547,6 +547,8 @@ def test_masked_loss_and_accuracy_per_step(weighted):
     given = weight if weighted else None
     loss, accuracy = model.evaluate(x, y, batch_size=4, sample_weight=given, verbose=0)
     p, real = model.predict(x).astype("float64"), x != 0
+    assert (p[~real] == 0).all()  # nothing is said of padding
+    p[~real] = 1
     each = -np.log(np.take_along_axis(p, y[..., None], axis=2)[..., 0])
     hits = p.argmax(axis=2) == y
     assert loss == pytest.approx((each * weight)[real].sum() / real.sum(), rel=1e-5)

@@ -178,6 +178,10 @@ def _unpack(archive: Path, download_dir: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=target.parent) as scratch:
         part = Path(scratch) / "part"
         try:
+            if not hasattr(tarfile, "data_filter"):
+                raise NewsDataError(
+                    "tfds: unpacking the archive safely needs Python 3.10.12 or newer"
+                )
             with tarfile.open(archive) as tar:
                 tar.extractall(part, filter="data")
         except tarfile.TarError as error:

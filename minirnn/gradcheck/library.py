@@ -32,6 +32,8 @@ from minirnn.layers import (
     SimpleRNNCell,
     TimeDistributed,
 )
+from minirnn.layers.bidirectional import MERGE_MODES
+from minirnn.models import Sequential
 
 # Different primes, so that no two axes can be taken for each other: 5 rows, 7 steps, 2 features.
 BATCH, TIME, FEATURES, UNITS = 5, 7, 2, 3
@@ -69,7 +71,7 @@ def check_library(only: str = "") -> Iterator[tuple[str, GradientReport]]:
 def library_cases() -> dict[str, Case]:
     """Name → a thing and the arguments of `gradcheck`."""
     cases = {}
-    for source in (_cells, _recurrent, _bidirectional, _others, _losses):
+    for source in (_cells, _recurrent, _bidirectional, _others, _losses, _models):
         for name, thing, options in source():
             cases[name] = thing, options
     return cases
@@ -122,24 +124,21 @@ def _recurrent() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 def _bidirectional() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     x = _x(BATCH, TIME, FEATURES)
     for kind, make in RECURRENT.items():
-        for sequences, mask_name in itertools.product((False, True), (None, "holes", "empty row")):
-            layer = Bidirectional(make(UNITS, return_sequences=sequences))
-            name = _name(f"Bidirectional {kind}", {"return_sequences": sequences}, mask_name)
+        for merge_mode, sequences, mask_name in itertools.product(
+            MERGE_MODES, (False, True), (None, *MASKS)
+        ):
+            layer = Bidirectional(make(UNITS, return_sequences=sequences), merge_mode)
+            options = {"merge_mode": merge_mode, "return_sequences": sequences}
+            name = _name(f"Bidirectional {kind}", options, mask_name)
             yield name, layer, {"x": x, "mask": mask(mask_name)}
-    for merge_mode, sequences, mask_name in itertools.product(
-        ("sum", "mul", "ave", None), (False, True), ("trailing", "leading")
-    ):
-        layer = Bidirectional(SimpleRNN(UNITS, return_sequences=sequences), merge_mode)
-        options = {"merge_mode": merge_mode, "return_sequences": sequences}
-        name = _name("Bidirectional SimpleRNN", options, mask_name)
-        yield name, layer, {"x": x, "mask": mask(mask_name)}
     for merge_mode in ("concat", None):
         inner = LSTM(UNITS, return_sequences=True, return_state=True)
         name = _name("Bidirectional LSTM return_state", {"merge_mode": merge_mode}, "holes")
         yield name, Bidirectional(inner, merge_mode), {"x": x, "mask": mask("holes")}
-    inner = GRU(UNITS, dropout=0.4, recurrent_dropout=0.4)
-    options = {"x": x, "mask": mask("trailing"), "training": True}
-    yield "Bidirectional GRU dropout", Bidirectional(inner), options
+    for kind, make in RECURRENT.items():
+        inner = make(UNITS, dropout=0.4, recurrent_dropout=0.4, return_sequences=True)
+        options = {"x": x, "mask": mask("holes"), "training": True}
+        yield _name(f"Bidirectional {kind} dropout", {}, "holes"), Bidirectional(inner), options
 
 
 def _others() -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -150,9 +149,11 @@ def _others() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "Embedding mask_zero", Embedding(11, UNITS, mask_zero=True), {"x": ids}
     for activation in (None, "tanh", "sigmoid", "softmax", "relu"):
         yield f"Dense {activation or 'linear'}", Dense(UNITS, activation), {}
-    yield "Dense on steps", Dense(UNITS, "softmax"), {"x": x}
+    for name in (None, *MASKS):
+        for layer in (Dense(UNITS, "softmax"), TimeDistributed(Dense(UNITS, "tanh"))):
+            kind = f"{type(layer).__name__} on steps"
+            yield _name(kind, {}, name), layer, {"x": x, "mask": mask(name)}
     yield "Dense without bias", Dense(UNITS, use_bias=False), {}
-    yield "TimeDistributed Dense", TimeDistributed(Dense(UNITS, "tanh")), {"x": x}
     padded = x.copy()
     padded[~real] = 0
     yield "Masking", Masking(), {"x": padded}
@@ -179,12 +180,34 @@ def _losses() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         for options in variants:
             name = _name(loss_class.__name__, options)
             yield name, loss_class(**options), {}
-            weighted = {"mask": mask("holes"), "sample_weight": weights}
-            yield f"{name}, weights, mask holes", loss_class(**options), weighted
+            for mask_name in MASKS:
+                weighted = {"mask": mask(mask_name), "sample_weight": weights}
+                yield f"{name}, weights, mask {mask_name}", loss_class(**options), weighted
     layer, x = LSTM(UNITS, return_sequences=True), _x(BATCH, TIME, FEATURES)
     yield "LSTM, then a loss", layer, {"x": x, "loss": "mse", "mask": mask("holes")}
     cross_entropy = {"loss": "sparse_categorical_crossentropy"}
     yield "Dense, then a loss", Dense(UNITS, "softmax"), cross_entropy
+
+
+def _models() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Whole models with their loss, from token ids to one number."""
+    ids = np.random.default_rng(4).integers(1, 11, size=(BATCH, TIME)) * mask("trailing")
+    cross_entropy = {"x": ids, "loss": "sparse_categorical_crossentropy"}
+    classify = Sequential(
+        [
+            Embedding(11, UNITS, mask_zero=True),
+            Bidirectional(LSTM(2, return_sequences=True)),
+            GRU(3),
+            Dense(4, "softmax"),
+        ]
+    )
+    yield "model: stacked classifier", classify, cross_entropy
+    tag = Sequential(
+        [Embedding(11, 2, mask_zero=True), SimpleRNN(3, return_sequences=True), Dense(4, "softmax")]
+    )
+    yield "model: an output at every step", tag, cross_entropy
+    pooled = Sequential([Embedding(11, 3), Dense(2, "tanh"), GlobalAveragePooling1D(), Dense(1)])
+    yield "model: pooling without a recurrence", pooled, {"x": ids, "loss": "mse"}
 
 
 def _name(kind: str, options: dict[str, Any], mask_name: str | None = None) -> str:

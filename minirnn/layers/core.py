@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from minirnn import activations, initializers
-from minirnn.backend import Array, to_device
+from minirnn.backend import Array, to_device, xp
 from minirnn.base import Layer, Shape
 from minirnn.checks import numbers, share, whole_number
 from minirnn.dropout import draw_dropout
-from minirnn.packing import Mask
+from minirnn.packing import Mask, full_mask
 
 
 class Input(Layer):
@@ -44,8 +44,38 @@ class Input(Layer):
         return dy, {}
 
 
+class RealSteps:
+    """Lets a layer that works step by step see the real steps only.
+
+    So padding costs nothing, and whatever stands under the mask changes nothing: what a product
+    gives for a row may differ in the last bit with the number of rows that it is given.
+    """
+
+    def __init__(self, x: Array, mask: Mask | None, always: bool = False) -> None:
+        self.shape = x.shape[:2]
+        skips = mask is not None and x.ndim > 2 and (always or not mask.array.all())
+        self.real = mask.real if skips else None
+
+    def take(self, x: Array) -> Array:
+        """(batch, time, ...) → the real steps (N, ...); x itself where all steps are real."""
+        if self.real is None:
+            return x
+        return x.reshape(self.shape[0] * self.shape[1], *x.shape[2:])[self.real]
+
+    def put(self, y: Array) -> Array:
+        """The opposite: masked steps show 0."""
+        if self.real is None:
+            return y
+        padded = xp.zeros((self.shape[0] * self.shape[1], *y.shape[1:]), y.dtype)
+        padded[self.real] = y
+        return padded.reshape(*self.shape, *y.shape[1:])
+
+
 class Dense(Layer):
-    """y = activation(x W + b): (..., features) → (..., units); the same at each step."""
+    """y = activation(x W + b): (..., features) → (..., units); the same at each step.
+
+    With a mask, masked steps are left out and show 0.
+    """
 
     def __init__(
         self,
@@ -97,21 +127,25 @@ class Dense(Layer):
                 f"{self.name}: expected input of shape (batch, ..., {W.shape[0]}), "
                 f"received {x.shape}"
             )
+        steps = RealSteps(x, Mask.of(mask))
+        x = steps.take(x)
         a = x @ W  #                                            1   a = x W + b
         if self.use_bias:
             a += self._weights["bias"]
         y = self.activation(a, out=a)  #                        2   y = activation(a)
-        return y, (x, y)
+        return steps.put(y), (steps, x, y)
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
-        x, y = cache
+        steps, x, y = cache
         W = self._weights["kernel"]
-        da = dy if self.activation is activations.linear else self.activation.backward(dy, y)  # 2
+        da = dy = steps.take(dy)
+        if self.activation is not activations.linear:
+            da = self.activation.backward(dy, y)  #             2   da = dy ⊙ activation'(a)
         flat_x, flat_da = x.reshape(-1, W.shape[0]), da.reshape(-1, self.units)
         grads = {"kernel": flat_x.T @ flat_da}  #               1   dW = xᵀ da
         if self.use_bias:
             grads["bias"] = flat_da.sum(axis=0)  #              1   db = Σ da
-        return da @ W.T, grads  #                               1   dx = da Wᵀ
+        return steps.put(da @ W.T), grads  #                    1   dx = da Wᵀ
 
 
 class Activation(Layer):
@@ -159,7 +193,10 @@ class Dropout(Layer):
 
 
 class TimeDistributed(Layer):
-    """A layer applied to every step by itself: (batch, time, ...) → (batch, time, ...)."""
+    """A layer applied to every step by itself: (batch, time, ...) → (batch, time, ...).
+
+    With a mask, masked steps are left out and show 0.
+    """
 
     def __init__(self, layer: Layer, **options: Any) -> None:
         super().__init__(**options)
@@ -196,11 +233,11 @@ class TimeDistributed(Layer):
     ) -> tuple[Array, Any]:
         self.require_built()
         x = to_device(x)
-        batch, time = x.shape[:2]
-        y, cache = self.layer.forward(x.reshape(batch * time, *x.shape[2:]), training=training)
-        return y.reshape(batch, time, *y.shape[1:]), cache
+        steps = RealSteps(x, Mask.of(mask) or full_mask(*x.shape[:2]), always=True)
+        y, cache = self.layer.forward(steps.take(x), training=training)
+        return steps.put(y), (steps, cache)
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, dict[str, Array]]:
-        batch, time = dy.shape[:2]
-        dx, grads = self.layer.backward(dy.reshape(batch * time, *dy.shape[2:]), cache)
-        return (None if dx is None else dx.reshape(batch, time, *dx.shape[1:])), grads
+        steps, inner = cache
+        dx, grads = self.layer.backward(steps.take(dy), inner)
+        return (None if dx is None else steps.put(dx)), grads
