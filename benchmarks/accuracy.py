@@ -15,6 +15,7 @@ import argparse
 import collections
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Minirnn:
     def __init__(self, name: str, seed: int) -> None:
         minirnn.set_random_seed(seed)
         self.model = minirnn.Sequential(layers_of(minirnn.layers, name))
-        self.model.compile("adam", "sparse_categorical_crossentropy", ["acc"])
+        self.model.compile("adam", "sparse_categorical_crossentropy", metrics=["acc"])
 
     def train(self, ids: list[np.ndarray], labels: np.ndarray, batch: int) -> float:
         history = self.model.fit(ids, labels, batch_size=batch, shuffle=False, verbose=0)
@@ -62,28 +63,31 @@ class Minirnn:
 
 
 class Keras:
-    """The same model in Keras."""
+    """The same model in Keras, on the backend that KERAS_BACKEND names."""
 
     def __init__(self, name: str, seed: int) -> None:
         import keras
 
         keras.utils.set_random_seed(seed)
         self.model = keras.Sequential(layers_of(keras.layers, name))
-        self.model.compile("adam", "sparse_categorical_crossentropy", ["acc"], jit_compile=False)
+        self.model.compile("adam", "sparse_categorical_crossentropy", metrics=["acc"])
 
     def batches(self, ids: list[np.ndarray], labels: np.ndarray, batch: int) -> Any:
-        import tensorflow as tf
+        import keras
 
-        def generate() -> Any:
-            for start in range(0, len(ids), batch):
-                rows = slice(start, start + batch)
-                yield pad_rows(ids[rows]), labels[rows]
+        class Batches(keras.utils.PyDataset):
+            def __len__(self) -> int:
+                return -(-len(ids) // batch)
 
-        signature = (tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int32))
-        return tf.data.Dataset.from_generator(generate, output_signature=signature)
+            def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+                rows = slice(index * batch, (index + 1) * batch)
+                return pad_rows(ids[rows]), labels[rows]
+
+        return Batches()
 
     def train(self, ids: list[np.ndarray], labels: np.ndarray, batch: int) -> float:
-        return self.model.fit(self.batches(ids, labels, batch), verbose=0).history["acc"][0]
+        data = self.batches(ids, labels, batch)
+        return self.model.fit(data, shuffle=False, verbose=0).history["acc"][0]
 
     def test(self, ids: list[np.ndarray], labels: np.ndarray) -> float:
         return self.model.evaluate(self.batches(ids, labels, 64), verbose=0)[1]
@@ -92,12 +96,29 @@ class Keras:
 LIBRARIES = {"minirnn": Minirnn, "keras": Keras}
 
 
+def share_weights(model: Any, path: Path) -> None:
+    """Start from the weights in this file, or write it if it is not there."""
+    model.build((None, None))
+    if path.exists():
+        with np.load(path) as stored:
+            model.set_weights([stored[key] for key in stored.files])
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, *model.get_weights())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="folder with train.csv and test.csv; default: as minirnn")
     parser.add_argument("--library", choices=LIBRARIES, default="minirnn")
     parser.add_argument("--models", nargs="+", choices=EPOCHS, default=list(EPOCHS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="folder of initial weights: those that are there are used, others are written, so "
+        "that two libraries can start from the same ones",
+    )
     args = parser.parse_args()
 
     data = load_ag_news(args.data)
@@ -112,6 +133,8 @@ def main() -> None:
         )
         for seed in args.seeds:
             model = LIBRARIES[args.library](name, seed)
+            if args.weights is not None:
+                share_weights(model.model, args.weights / f"{name}-{seed}.npz")
             for epoch in range(1, EPOCHS[name] + 1):
                 begun = time.perf_counter()
                 trained = model.train(train, data.train.labels, recipe.batch_size)

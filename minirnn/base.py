@@ -56,7 +56,7 @@ class Layer:
 
     def __init__(self, *, name: str | None = None, trainable: bool = True, **unknown: Any) -> None:
         if unknown:
-            shape = "input_shape" in unknown or "input_dim" in unknown
+            shape = {"input_shape", "input_dim", "input_length"} & set(unknown)
             hint = "; put Input(shape) in front of the model instead" if shape else ""
             raise TypeError(
                 f"{type(self).__name__}: there is no argument {', '.join(unknown)}{hint}"
@@ -106,11 +106,6 @@ class Layer:
 
     def __call__(self, x: Array, mask: Any = None, training: bool = False, **inputs: Any) -> Array:
         """The output alone. `mask`: booleans `(batch, time)`, True = a real step."""
-        if isinstance(x, Layer):
-            raise TypeError(
-                f"{self.name}: a layer is called with an array, and received the layer {x!r}. "
-                "Models are made with Sequential([...]); there is no functional API."
-            )
         self.ensure_built(x)
         mask = self.checked_mask(x, mask)
         y, _ = self.forward(x, mask=mask, training=training, **inputs)
@@ -133,6 +128,11 @@ class Layer:
         return mask
 
     def ensure_built(self, x: Array) -> None:
+        if isinstance(x, Layer):
+            raise TypeError(
+                f"{self.name}: a layer is called with an array, and received the layer {x!r}. "
+                "Models are made with Sequential([...]); there is no functional API."
+            )
         if not self.built:
             self.build(np.shape(x))
 

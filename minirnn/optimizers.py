@@ -531,17 +531,17 @@ class Adam(Optimizer):
         def learn(g: Array, slots: list[Array], scratch: list[Array]) -> Array | None:
             m, v, root = slots
             s = scratch[0]
-            m += xp.multiply(g, m_fresh, out=s)
+            m += xp.multiply(g, m_fresh, out=s)  #   m += (1 - beta_1) * g      (times 1 / m_scale)
             xp.multiply(g, g, out=s)
             s *= v_fresh
-            v += s
+            v += s  #                                v += (1 - beta_2) * g**2   (times 1 / v_scale)
             xp.sqrt(v, out=root)
             return drift(slots, scratch) if self.lazy else None
 
         def drift(slots: list[Array], scratch: list[Array]) -> Array:
             m, _, root = slots
             s = xp.add(root, epsilon, out=scratch[0])
-            xp.divide(m, s, out=s)
+            xp.divide(m, s, out=s)  #                m / (sqrt(v) + epsilon)
             s *= factor
             return s
 

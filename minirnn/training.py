@@ -247,6 +247,8 @@ def prepared(
     if class_weight is not None:
         one_hot = not sparse and y.ndim > 1 and y.shape[-1] > 1
         by_class = weights_by_class(y.argmax(axis=-1) if one_hot else y, class_weight)
+        if weight is not None and weight.ndim == 2 and weight.shape[1] == 1:
+            weight = weight[:, 0]
         if weight is not None and weight.ndim < by_class.ndim:
             weight = weight[:, None]  # a weight per row, for labels per step
         weight = by_class if weight is None else by_class * weight
@@ -273,7 +275,7 @@ def weights_by_class(y: np.ndarray, class_weight: Mapping[int, float]) -> np.nda
 
 def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
     """Which weights, or which layer's output, are the first that are not finite."""
-    begins = "in the loss itself: is a label or a sample weight not finite?"
+    begins = "in the loss itself (a label or a sample weight may not be finite)"
     if not hasattr(x, "dtype") or (x.dtype.kind == "f" and not np.isfinite(to_host(x)).all()):
         begins = "in the input x"
     else:

@@ -42,6 +42,9 @@ ACTIVATIONS = "tests/test_activations.py"
 INITIALIZERS = "tests/test_initializers.py"
 LOSSES = "tests/test_losses.py"
 OPTIMIZERS = "tests/test_optimizers.py"
+MODELS = "tests/test_models.py"
+TRAINING = "tests/test_training.py"
+CALLBACKS = "tests/test_callbacks.py"
 
 
 class Error(NamedTuple):
@@ -314,7 +317,7 @@ ERRORS = [
     Error(
         "zero_output_for_mask leaks into the final output",
         "layers/recurrent.py",
-        "y = states[0]\n",
+        "y = states[0].copy()\n",
         "y = show_steps(history[0], packing, self.zero_output_for_mask)[:, -1]\n",
         (RNN,),
     ),
@@ -461,6 +464,62 @@ ERRORS = [
         (CORE,),
     ),
     Error(
+        "real steps put back in the wrong place",
+        "layers/core.py",
+        "padded[self.real] = y",
+        "padded[: len(y)] = y",
+        (CORE,),
+    ),
+    Error(
+        "padding computed with like the rest",
+        "layers/core.py",
+        "self.real = mask.real if skips else None",
+        "self.real = None",
+        (CORE,),
+    ),
+    Error(
+        "dense: the mask forgotten in forward",
+        "layers/core.py",
+        "        x = steps.take(x)\n        a = x @ W",
+        "        steps = RealSteps(x, None)\n        a = x @ W",
+        (CORE,),
+    ),
+    Error(
+        "dense: dx spread over the wrong steps",
+        "layers/core.py",
+        "return steps.put(da @ W.T), grads",
+        "return steps.put((da @ W.T)[::-1]), grads",
+        (CORE,),
+    ),
+    Error(
+        "dense: the mask forgotten in backward",
+        "layers/core.py",
+        "da = dy = steps.take(dy)",
+        "x, y = steps.put(x), steps.put(y)\n        steps = RealSteps(x, None)\n        da = dy",
+        (CORE,),
+    ),
+    Error(
+        "time distributed: the mask forgotten",
+        "layers/core.py",
+        "Mask.of(mask) or full_mask(*x.shape[:2]), always=True)",
+        "full_mask(*x.shape[:2]), always=True)",
+        (CORE,),
+    ),
+    Error(
+        "a cell that was built before is built again",
+        "layers/recurrent.py",
+        "if not self.cell.params:  #",
+        "if True:  #",
+        (RNN,),
+    ),
+    Error(
+        "output and returned state are one array",
+        "layers/recurrent.py",
+        "y = states[0].copy()\n",
+        "y = states[0]\n",
+        (RNN,),
+    ),
+    Error(
         "average pooling counts padding",
         "layers/pooling.py",
         "xp.maximum(real.sum(axis=1, keepdims=True), 1)",
@@ -516,6 +575,48 @@ ERRORS = [
         "dp[...] = -(dtrue * true)[:, None]",
         "dp[...] = 0",
         (LOSSES,),
+    ),
+    Error(
+        "weights of rows and classes: rows taken for steps",
+        "training.py",
+        "weight = weight[:, None]  #",
+        "weight = weight[None, :]  #",
+        (f"{TRAINING}::test_class_weights_per_step_with_sample_weights",),
+    ),
+    Error(
+        "weights of rows and classes: no axis for the steps",
+        "training.py",
+        "if weight is not None and weight.ndim < by_class.ndim:",
+        "if False:",
+        (f"{TRAINING}::test_class_weights_per_step_with_sample_weights",),
+    ),
+    Error(
+        "weights of classes: the last axis of a column of labels kept",
+        "training.py",
+        "if y.ndim > 1 and y.shape[-1] == 1:",
+        "if False:",
+        (f"{TRAINING}::test_class_weights_per_step_with_sample_weights",),
+    ),
+    Error(
+        "an evaluation inside a training resets its metrics",
+        "training.py",
+        "copy.deepcopy(model.metrics)",
+        "model.metrics",
+        (f"{TRAINING}::test_an_evaluation_inside_a_training_leaves_its_figures_alone",),
+    ),
+    Error(
+        "plateau: a rate below min_lr raised to it",
+        "callbacks.py",
+        "if optimizer.learning_rate > self.min_lr:",
+        "if True:",
+        (CALLBACKS,),
+    ),
+    Error(
+        "one text taken for a row of letters",
+        "batches.py",
+        "texts[None] if texts.ndim == 0 else texts",
+        "np.array(list(texts.item()), dtype=object) if texts.ndim == 0 else texts",
+        (MODELS,),
     ),
     Error(
         "adam: first average not corrected for its start",

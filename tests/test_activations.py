@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import oracle
@@ -14,6 +16,7 @@ from recurrent_cases import quick
 
 from minirnn import activations
 from minirnn.activations import NAMES, Activation
+from minirnn.layers import GRU, Dense
 
 BY_ELEMENT = [name for name in NAMES if name != "softmax"]
 KINKS = {"relu": [0.0], "hard_sigmoid": [-3.0, 3.0], "elu": [0.0]}
@@ -119,3 +122,42 @@ def test_get():
         activations.get("zzz")
     with pytest.raises(TypeError, match="activation: expected a name or an object, received 3"):
         activations.get(3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_are_the_activation_itself(name):
+    ours = NAMES[name]
+    assert copy.deepcopy(ours) is ours
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(ours, protocol)) is ours
+
+
+@pytest.mark.parametrize("make", [lambda: Dense(3, "softmax"), lambda: GRU(3)])
+def test_a_layer_survives_pickle(make):
+    layer = make()
+    x = np.random.default_rng(5).normal(size=(2, 7, 5)).astype("float32")
+    y = layer(x)
+    twin = pickle.loads(pickle.dumps(layer))
+    np.testing.assert_array_equal(twin(x), y)
+    owner, owner_of_twin = (getattr(one, "cell", one) for one in (layer, twin))
+    assert owner_of_twin.activation is owner.activation
+    assert owner_of_twin.params["kernel"] is not owner.params["kernel"]
+
+
+def cube(a, out=None):
+    return np.power(a, 3, out=out)
+
+
+def cube_derivative(y):
+    return 3 * np.cbrt(y) ** 2
+
+
+def test_an_activation_of_ones_own_survives_pickle():
+    own = Activation("tanh", cube, cube_derivative)  # the name of ours, and yet another one
+    assert copy.deepcopy(own) is own
+    twin = pickle.loads(pickle.dumps(own))
+    assert (twin.name, twin.function, twin.derivative) == ("tanh", cube, cube_derivative)
+    layer = Dense(3, own)
+    x = np.random.default_rng(6).normal(size=(4, 5)).astype("float32")
+    y = layer(x)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(layer))(x), y)

@@ -219,6 +219,12 @@ def test_the_rate_never_falls_below_min_lr():
     ]  # fmt: skip
 
 
+def test_a_rate_below_min_lr_is_never_raised(capsys):
+    callback = ReduceLROnPlateau(factor=0.5, patience=1, min_lr=0.3, verbose=1)
+    assert rates(callback, [1] * 4, rate=0.2) == [0.2] * 4
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("factor", [1.0, 0, -0.5, 2])
 def test_a_factor_that_does_not_lower(factor):
     with pytest.raises(ValueError, match="factor: expected a number between 0 and 1, received"):
@@ -378,6 +384,38 @@ def test_an_unknown_monitor(callback):
     message = str(caught.value)
     assert "monitor: there is no figure 'val_los'; known: loss, acc" in message
     assert "need validation_data or validation_split" in message
+
+
+@pytest.mark.parametrize(
+    ("made", "lines"),
+    [
+        (
+            lambda verbose: EarlyStopping(patience=2, verbose=verbose),
+            ["EarlyStopping: epoch 3: stopped, 2 epochs without improvement"],
+        ),
+        (
+            lambda verbose: ReduceLROnPlateau(factor=0.5, patience=2, verbose=verbose),
+            ["ReduceLROnPlateau: epoch 3: learning rate 0.5"],
+        ),
+        (
+            lambda verbose: ModelCheckpoint("m{epoch}.mrnn", save_best_only=True, verbose=verbose),
+            ["ModelCheckpoint: epoch 1: saved m1.mrnn"],
+        ),
+        (
+            lambda verbose: LearningRateScheduler(lambda epoch, rate: rate / 4, verbose=verbose),
+            [
+                f"LearningRateScheduler: epoch {epoch}: learning rate {rate}"
+                for epoch, rate in ((1, "0.25"), (2, "0.0625"), (3, "0.0156"))
+            ],
+        ),
+    ],
+    ids=["early stopping", "plateau", "checkpoint", "scheduler"],
+)
+def test_verbose_callbacks_print_a_line(made, lines, capsys):
+    drive(made(1), [1.0, 2.0, 3.0])
+    assert capsys.readouterr().out.splitlines() == lines
+    drive(made(0), [1.0, 2.0, 3.0])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("made", [EarlyStopping, ReduceLROnPlateau])

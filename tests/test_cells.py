@@ -225,6 +225,24 @@ def test_unknown_names_get_the_nearest_match():
         LSTMCell(U, recurrent_initializer="ortogonal")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_computes_in_the_type_of_its_weights(kind):
+    rng = np.random.default_rng(10)
+    cell = CLASSES[kind](U)
+    cell.build(F)
+    x, state = rng.normal(size=(N, F)), tuple(rng.normal(size=(N, U)) for _ in cell.state_names)
+    expected = cell(x.astype("float32"), tuple(s.astype("float32") for s in state))
+    for new in (cell(x, state), cell(x.tolist(), [s.tolist() for s in state])):
+        for got, want in zip(new, expected, strict=True):
+            assert got.dtype == np.float32
+            np.testing.assert_array_equal(got, want)
+    new, cache = cell.forward(x, state)
+    dx, dstate, grads = cell.backward(new, cache)
+    assert {a.dtype for a in (dx, *dstate, *grads.values())} == {np.dtype("float32")}
+    with pytest.raises(TypeError, match=f"^{type(cell).__name__}: expected .*numbers"):
+        cell([["a", "b"]] * N, state)
+
+
 def test_a_cell_without_weights_says_so():
     cell = GRUCell(U)
     with pytest.raises(ValueError, match=r"GRUCell: it has no weights yet; call build\(features\)"):

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import oracle
 import pytest
 from hypothesis import given
-from recurrent_cases import CLOSE, any_masks, built, quick, randomize, seeds
+from recurrent_cases import (
+    CLOSE,
+    any_masks,
+    built,
+    close_grads,
+    masks_of_every_kind,
+    quick,
+    randomize,
+    seeds,
+)
 
 from minirnn.backend import set_random_seed
 from minirnn.base import Layer, RowGradient, snake_case
 from minirnn.initializers import Constant
 from minirnn.layers import (
+    LSTM,
+    RNN,
     Activation,
+    Bidirectional,
     Dense,
     DropMask,
     Dropout,
@@ -21,6 +35,7 @@ from minirnn.layers import (
     GlobalAveragePooling1D,
     GlobalMaxPooling1D,
     Input,
+    LSTMCell,
     Masking,
     OneHot,
     TimeDistributed,
@@ -134,6 +149,20 @@ def test_embedding_masks():
     assert mask.array.tolist() == [[True, False, True, False], [False] * 4]
     passed_on = Mask(np.ones((2, 4), dtype=bool))
     assert Embedding(4, U).compute_mask(ids, passed_on) is passed_on
+
+
+def test_masks_of_ids():
+    ids = some_ids()
+    for layer in (Embedding(11, U, mask_zero=True), OneHot(11, mask_zero=True)):
+        for mask in (layer.compute_mask(ids), layer.compute_mask(ids, None)):
+            assert np.array_equal(np.asarray(mask), ids != 0)
+        with pytest.raises(
+            ValueError,
+            match=rf"{layer.name}: mask_zero needs ids of shape \(batch, time\), received \(7,\)",
+        ):
+            layer.compute_mask(ids[0])
+    assert Embedding(11, U).compute_mask(ids) is None
+    assert Embedding(11, U).compute_mask(ids[0]) is None
 
 
 def test_embedding_from_a_table():
@@ -288,6 +317,75 @@ def test_dense(shape, activation, use_bias):
 def test_dense_passes_the_mask_on():
     mask = Mask(np.ones((B, T), dtype=bool))
     assert Dense(U).compute_mask(None, mask) is mask
+
+
+def per_step(wrapped, activation, features=F):
+    """A Dense with random weights in float64, by itself or in a TimeDistributed."""
+    layer = Dense(U, activation=activation)
+    layer = TimeDistributed(layer) if wrapped else layer
+    layer.build((None, None, features))
+    return randomize(layer.astype("float64"), rng(3))
+
+
+wrapped_or_not = pytest.mark.parametrize("wrapped", [False, True])
+activation_or_none = pytest.mark.parametrize("activation", [None, "tanh", "softmax"])
+
+
+@wrapped_or_not
+@activation_or_none
+@pytest.mark.parametrize("kind", ["full", "trailing", "leading", "holes", "empty row", "nothing"])
+def test_whatever_stands_under_the_mask_changes_nothing(wrapped, activation, kind):
+    layer = per_step(wrapped, activation)
+    mask = masks_of_every_kind(rng(4), B, T)[kind]
+    x, dy = rng().normal(size=(B, T, F)), rng(2).normal(size=(B, T, U))
+    expected, cache = layer.forward(x)
+    expected_dx, expected_grads = layer.backward(np.where(mask[..., None], dy, 0), cache)
+
+    x[~mask] = rng(5).choice([np.nan, np.inf, -np.inf, 1e300], size=x[~mask].shape)
+    dy[~mask] = np.nan
+    y, cache = layer.forward(x, Mask(mask))
+    dx, grads = layer.backward(dy, cache)
+    assert y.shape == dy.shape and dx.shape == x.shape
+    assert not y[~mask].any() and not dx[~mask].any()
+    np.testing.assert_allclose(y[mask], expected[mask], **CLOSE)
+    np.testing.assert_allclose(dx[mask], expected_dx[mask], **CLOSE)
+    close_grads(grads, expected_grads)
+    assert np.array_equal(layer(x, mask=mask), y)
+
+
+@wrapped_or_not
+@activation_or_none
+@quick
+@given(mask=any_masks(min_time=1), seed=seeds)
+def test_gradients_of_the_real_steps(wrapped, activation, mask, seed):
+    x = rng(seed).normal(size=(*mask.shape, F))
+    check_gradient(per_step(wrapped, activation), x, Mask(mask))
+
+
+@wrapped_or_not
+def test_a_masked_step_may_have_more_than_one_axis(wrapped):
+    x, mask = rng().normal(size=(B, T, 11, F)), rng(2).random((B, T)) < 0.5
+    layer = Dense(U, activation="tanh")
+    layer = TimeDistributed(layer) if wrapped else layer
+    layer.build(x.shape)
+    layer = randomize(layer.astype("float64"), rng(3))
+    expected = np.where(mask[..., None, None], layer(x), 0)
+    np.testing.assert_allclose(layer(x, mask=mask), expected, **CLOSE)
+    check_gradient(layer, x, Mask(mask))
+    flat = TimeDistributed(Flatten())(x, mask=mask)
+    assert np.array_equal(flat, np.where(mask[..., None], x.reshape(B, T, 11 * F), 0))
+
+
+@pytest.mark.parametrize("shape", [(B, T - 1), (T, B), (B + 1, T)])
+@pytest.mark.parametrize("layer", [Dense(U), TimeDistributed(Dense(U)), Dropout(0.5)], ids=repr)
+def test_a_mask_of_a_wrong_shape(layer, shape):
+    message = (
+        f"{layer.name}: the mask has shape {shape}, the input (batch, time) is {B, T}; they must "
+        "be equal"
+    )
+    for mask in (np.ones(shape, dtype=bool), Mask(np.ones(shape, dtype=bool))):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            layer(np.zeros((B, T, F), dtype="float32"), mask=mask)
 
 
 def test_dense_without_its_activation():
@@ -548,6 +646,42 @@ def test_input():
     x = rng().normal(size=(B, T, F))
     y, cache = layer.forward(x)
     assert np.array_equal(y, x) and np.array_equal(layer.backward(x, cache)[0], x)
+
+
+ON_LAYERS = [Dense(U), Embedding(11, U), Dropout(0.5), TimeDistributed(Dense(U)), Flatten()]
+RECURRENT = [LSTM(U), RNN(LSTMCell(U)), Bidirectional(LSTM(U))]
+
+
+@pytest.mark.parametrize("argument", [Input((None, F)), Dense(3)], ids=repr)
+@pytest.mark.parametrize(
+    "layer",
+    [*ON_LAYERS, *RECURRENT],
+    ids=repr,
+)
+def test_there_is_no_functional_api(layer, argument):
+    with pytest.raises(TypeError) as caught:
+        layer(argument)
+    assert str(caught.value) == (
+        f"{layer.name}: a layer is called with an array, and received the layer {argument!r}. "
+        "Models are made with Sequential([...]); there is no functional API."
+    )
+
+
+@pytest.mark.parametrize("made", [Dense, LSTM, Embedding, TimeDistributed, Flatten])
+def test_an_argument_that_does_not_exist(made):
+    required = {Dense: (3,), LSTM: (3,), Embedding: (11, 3), TimeDistributed: (Dense(3),)}
+    arguments = required.get(made, ())
+    with pytest.raises(TypeError, match=f"^{made.__name__}: there is no argument unit$"):
+        made(*arguments, unit=3)
+    for hinted in ({"input_shape": (3,)}, {"input_dim": 3}):
+        if made is Embedding and "input_dim" in hinted:
+            continue  # there it is an argument
+        with pytest.raises(
+            TypeError,
+            match=rf"^{made.__name__}: there is no argument {next(iter(hinted))}; put "
+            r"Input\(shape\) in front of the model instead$",
+        ):
+            made(*arguments, **hinted)
 
 
 def test_names_of_layers():

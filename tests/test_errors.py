@@ -13,6 +13,7 @@ from model_cases import CLASSES, TIME, TOKENS, ids, labels, texts, vectorizer, v
 
 from minirnn import Sequential, callbacks, layers, losses, optimizers
 from minirnn.data import Dataset
+from minirnn.initializers import Constant
 from minirnn.layers import (
     GRU,
     LSTM,
@@ -56,6 +57,14 @@ def fit(model, *data, **options):
     return model.fit(*data, verbose=0, **options)
 
 
+def ending_in(layer, loss):
+    """A compiled model with this layer at its end."""
+    model = Sequential([Embedding(TOKENS, 3), LSTM(2), layer])
+    model.compile("sgd", loss)
+    return model
+
+
+LOGITS = losses.SparseCategoricalCrossentropy(from_logits=True)
 X, Y, V, TEXTS = ids(), labels(), vectors(), texts()
 ROWS = len(X)
 
@@ -533,6 +542,47 @@ MISTAKES = {
         ValueError,
         "label_smoothing: expected a number from 0 to 1, received 2",
     ),
+    "Embedding with mask_zero on ids without a time axis": (
+        lambda: model_of(Embedding(TOKENS, 3, mask_zero=True), LSTM(2)).predict(X[:, 0]),
+        ValueError,
+        r"embedding: mask_zero needs ids of shape \(batch, time\), received \(13,\)",
+    ),
+    # --- softmax and loss that do not go together
+    "a loss on probabilities and no softmax": (
+        lambda: fit(ending_in(Dense(CLASSES), "sparse_categorical_crossentropy"), X, Y),
+        ValueError,
+        r"y_pred: expected probabilities from 0 to 1, received .* or the loss from_logits=True",
+    ),
+    "a loss on probabilities and a relu": (
+        lambda: ending_in(
+            Dense(CLASSES, "relu", bias_initializer=Constant(2.0)), "categorical_crossentropy"
+        ).evaluate(X, np.eye(CLASSES)[Y], verbose=0),
+        ValueError,
+        r"y_pred: expected probabilities .* or the loss from_logits=True",
+    ),
+    "a loss on probabilities and no sigmoid": (
+        lambda: fit(ending_in(Dense(CLASSES), "binary_crossentropy"), X, np.eye(CLASSES)[Y]),
+        ValueError,
+        r"y_pred: expected probabilities .* or the loss from_logits=True",
+    ),
+    "a softmax twice": (
+        lambda: fit(ending_in(Dense(CLASSES, "softmax"), LOGITS), X, Y),
+        ValueError,
+        "loss: from_logits=True, but the model ends in its softmax already; leave one",
+    ),
+    "a softmax twice, the first a layer of its own": (
+        lambda: ending_in(Activation("softmax"), LOGITS).evaluate(X, Y % 2, verbose=0),
+        ValueError,
+        "loss: from_logits=True, but the model ends in its softmax already; leave one",
+    ),
+    "a sigmoid twice": (
+        lambda: fit(
+            ending_in(Dense(1, "sigmoid"), losses.BinaryCrossentropy(from_logits=True)), X, Y % 2
+        ),
+        ValueError,
+        "loss: from_logits=True, but the model ends in its sigmoid already; leave one",
+    ),
+    # --- things of the wrong kind
     # --- things of the wrong kind
     "a layer that is none": (
         lambda: Sequential([Dense(2), "softmax"]),

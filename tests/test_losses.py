@@ -228,6 +228,28 @@ def test_on_logits():
         MeanSquaredError().on_logits()
 
 
+@pytest.mark.parametrize(
+    "loss", ["sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy"]
+)
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, -3.0, 40.0])
+def test_a_loss_on_probabilities_refuses_what_is_none(loss, wrong):
+    loss = losses.get(loss)
+    y_true, p = random_batch(loss, (B, T, C))
+    loss(y_true, p)
+    p[2, 3, 1] = wrong
+    message = (
+        rf"^y_pred: expected probabilities from 0 to 1, received {wrong:.4g}\. .*"
+        r"softmax or sigmoid, or the loss from_logits=True\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        loss(y_true, p)
+    with pytest.raises(ValueError, match=message):
+        loss.forward(y_true, p)
+    mask = np.ones((B, T), dtype=bool)
+    mask[2, 3] = False
+    assert np.isfinite(loss(y_true, p, mask=Mask(mask)))
+
+
 # --- shapes and errors ----------------------------------------------------------------------------
 
 

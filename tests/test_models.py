@@ -528,6 +528,63 @@ def test_padding_changes_no_prediction():
     np.testing.assert_allclose(model.predict(longer), model.predict(x), rtol=1e-5, atol=1e-6)
 
 
+HIDDEN = 31, 37, 29  # large enough for BLAS to choose its way by the number of rows
+
+
+def last_layers(per_step):
+    if per_step:
+        return [
+            GRU(HIDDEN[2], return_sequences=True),
+            TimeDistributed(Dense(CLASSES, activation="softmax")),
+        ]
+    return [
+        Dense(HIDDEN[1], activation="tanh"),
+        LSTM(HIDDEN[2]),
+        Dense(CLASSES, activation="softmax"),
+    ]
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "shortest",
+    [
+        0,
+        1,
+        23,
+    ],
+    ids=["empty row", "short", "full"],
+)
+def test_padding_added_behind_changes_no_bit(per_step, dtype, shortest):
+    rng, rows, time, added = np.random.default_rng(3), 13, 23, 5
+    set_random_seed(7)
+    model = Sequential([Embedding(TOKENS, HIDDEN[0], mask_zero=True), *last_layers(per_step)])
+    model.build()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    randomize(model, scale=0.4)
+    model.cast(dtype)
+    lengths = rng.integers(shortest, time + 1, rows)
+    lengths[[4, 8]] = shortest, time
+    x = np.where(np.arange(time) < lengths[:, None], rng.integers(1, TOKENS, (rows, time)), 0)
+    y = rng.integers(0, CLASSES, (rows, time) if per_step else rows)
+    behind = [(0, 0), (0, added)]
+    longer = np.pad(x, behind), np.pad(y, behind) if per_step else y
+
+    expected, p = model.predict(x), model.predict(longer[0])
+    if per_step:
+        assert not p[:, time:].any()
+        p = p[:, :time]
+    np.testing.assert_array_equal(p, expected)
+    value, grads, _, _ = loss_and_gradients(model, x, y)
+    value_longer, grads_longer, _, _ = loss_and_gradients(model, *longer)
+    assert float(value) == float(value_longer)
+    assert list(grads) == list(grads_longer)
+    for key, weight in model.params.items():
+        one, other = (dense(g[key], weight) for g in (grads, grads_longer))
+        assert one.any(), key
+        np.testing.assert_array_equal(one, other, err_msg=key)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_masked_loss_and_accuracy_per_step(weighted):
     """One output a step: loss and accuracy are means over the real steps of all batches."""
@@ -598,6 +655,25 @@ def test_predict_takes_empty_texts_and_unknown_words():
     assert (y[0] != y[1]).any()
     assert model.predict([""]).shape == (1, CLASSES)
     assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("length", [None, 4])
+@pytest.mark.parametrize("text", ["oil prices rise", "oil", "x" * 100, ""])
+def test_one_text_is_one_row(text, length):
+    first = vectorizer(output_sequence_length=length)
+    model = Sequential([first, Embedding(12, 3, mask_zero=True), LSTM(2), Dense(CLASSES)])
+    expected = model.predict([text])
+    assert expected.shape == (1, CLASSES)
+    for given in (text, np.array(text), np.array([text]), text.encode()):
+        np.testing.assert_array_equal(model.predict(given), expected)
+
+
+def test_predict_on_batch():
+    model, x, _ = make("texts")
+    np.testing.assert_array_equal(model.predict_on_batch(x), model.predict(x, batch_size=len(x)))
+    model, x, _ = make("lstm")
+    np.testing.assert_array_equal(model.predict_on_batch(x), model.predict(x, batch_size=len(x)))
+    assert isinstance(model.predict_on_batch(x), np.ndarray)
 
 
 @pytest.mark.parametrize("pooling", [GlobalAveragePooling1D, GlobalMaxPooling1D])
@@ -811,6 +887,19 @@ def test_get_weights_are_copies():
     model, _, _ = make("lstm")
     model.get_weights()[0][...] = 99
     assert not (model.params["embedding_embeddings"] == 99).any()
+
+
+def test_weights_are_the_arrays_themselves():
+    model, _, _ = make("bidirectional")
+    assert [id(w) for w in model.weights] == [id(w) for w in model.params.values()]
+    assert [id(w) for w in model.trainable_weights] == [id(w) for w in model.weights]
+    model.layers[1].trainable = False
+    frozen = {id(w) for w in model.layers[1].weights}
+    expected = [id(w) for w in model.weights if id(w) not in frozen]
+    assert [id(w) for w in model.trainable_weights] == expected
+    assert len(frozen) == 6 and model.layers[1].trainable_weights == []
+    model.weights[0][...] = 0.5
+    assert (model.get_weights()[0] == 0.5).all()
 
 
 def test_no_weight_hides_behind_another():

@@ -178,3 +178,14 @@ def test_full_mask_is_all_real_and_made_once():
 def test_a_mask_must_be_booleans_of_two_axes(array, came):
     with pytest.raises(ValueError, match=rf"mask: expected booleans of shape .* received {came}"):
         Mask(array)
+
+
+def test_a_mask_is_seen_as_an_array():
+    array = np.array([[True, False, True], [False, False, True]])
+    mask = Mask(array)
+    assert np.array_equal(np.asarray(mask), array) and np.asarray(mask).dtype == bool
+    assert np.asarray(mask, dtype="float32").tolist() == [[1, 0, 1], [0, 0, 1]]
+    copied = np.array(mask)
+    copied[0, 0] = False
+    assert mask.array[0, 0]
+    assert repr(mask) == f"Mask({array!r})"

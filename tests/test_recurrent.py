@@ -31,7 +31,7 @@ from recurrent_cases import (
 )
 
 from minirnn.backend import set_random_seed
-from minirnn.cells import LSTMCell
+from minirnn.cells import GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell
 from minirnn.initializers import Constant, GlorotUniform
 from minirnn.layers import GRU, LSTM, RNN, SimpleRNN
 from minirnn.packing import Mask
@@ -410,6 +410,23 @@ def test_a_stateful_layer_needs_batches_of_one_size():
         layer(np.zeros((3, 2, FEATURES)))
     layer.reset_state()
     assert layer(np.zeros((3, 2, FEATURES))).shape == (3, UNITS)
+
+
+@by_kind
+@pytest.mark.parametrize("sequences", FLAGS)
+def test_outputs_and_states_are_arrays_of_their_own(kind, sequences):
+    """Whoever changes one of them changes no other, and not the gradients to come."""
+    rng = np.random.default_rng(42)
+    layer = built(kind, rng, return_sequences=sequences, return_state=True)
+    x = random_batch(rng)
+    results, cache = layer.forward(x)
+    assert not any(np.shares_memory(a, b) for a, b in itertools.combinations(results, 2))
+    dy = tuple(rng.normal(size=value.shape) for value in results)
+    dx, grads = layer.backward(dy, cache)
+    for value in results:
+        value[...] = np.nan
+    dx_again, grads_again = layer.backward(dy, cache)
+    assert np.array_equal(dx, dx_again) and equal_grads(grads, grads_again)
 
 
 def test_one_state_may_come_without_a_tuple():
@@ -808,6 +825,42 @@ def test_rnn_takes_any_cell():
     x = random_batch(rng)
     expected, _ = oracle.run_layer("lstm", layer.params, x, return_sequences=True)
     np.testing.assert_allclose(layer(x), expected, **CLOSE)
+
+
+CELLS = [SimpleRNNCell, LSTMCell, GRUCell, GRUCellResetBefore]
+
+
+@pytest.mark.parametrize("made", CELLS)
+def test_a_cell_that_was_built_before_keeps_its_weights(made):
+    cell = made(UNITS)
+    cell.build(FEATURES)
+    randomize(cell, np.random.default_rng(39))
+    arrays = dict(cell.params)
+    values = {key: value.copy() for key, value in arrays.items()}
+    layer = RNN(cell)
+    x = random_batch(np.random.default_rng(40)).astype("float32")
+    y = layer(x)
+    assert all(layer.params[key] is arrays[key] for key in arrays)
+    assert equal_grads(layer.params, values)
+
+    other = RNN(cell, go_backwards=True)
+    np.testing.assert_array_equal(other(x[:, ::-1]), y)
+    assert all(other.params[key] is arrays[key] for key in arrays)
+    with pytest.raises(
+        ValueError, match="^reader: the cell was built for 2 features, the input has 3$"
+    ):
+        RNN(cell, name="reader")(np.zeros((BATCH, TIME, 3)))
+    assert equal_grads(layer.params, values)
+
+
+def test_layers_over_one_cell_learn_together():
+    cell = GRUCell(UNITS)
+    one, two = RNN(cell), RNN(cell)
+    x = random_batch(np.random.default_rng(41))
+    before = one(x)
+    assert np.array_equal(two(x), before)
+    two.set_weights([value + 1 for value in two.get_weights()])
+    assert np.array_equal(one(x), two(x)) and (one(x) != before).any()
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -19,7 +19,16 @@ from model_cases import CLASSES, STACKS, TOKENS, ids, labels, make, randomize, s
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
-from minirnn import FileFormatError, Sequential, load, losses, metrics, optimizers, set_floatx
+from minirnn import (
+    FileFormatError,
+    Sequential,
+    load,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    set_floatx,
+)
 from minirnn.activations import Activation as ActivationFunction
 from minirnn.layers import (
     LSTM,
@@ -327,6 +336,24 @@ def test_a_path_that_is_a_folder(tmp_path):
     with pytest.raises(OSError):
         make("lstm")[0].save(tmp_path / "m.mrnn")
     assert [p.name for p in tmp_path.iterdir()] == ["m.mrnn"]
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5", ".hdf5"])
+def test_endings_of_other_formats_are_refused(ending, tmp_path):
+    model = make("lstm")[0]
+    for path in (tmp_path / f"m{ending}", str(tmp_path / f"m{ending}")):
+        with pytest.raises(ValueError, match=f"^path: .*m{ending}' has an ending of Keras.*mrnn"):
+            model.save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_load_has_its_name_in_keras(tmp_path):
+    assert models.load_model is load
+    model, x, _ = make("gru")
+    model.save(tmp_path / "m.mrnn")
+    np.testing.assert_array_equal(
+        models.load_model(tmp_path / "m.mrnn").predict(x), model.predict(x)
+    )
 
 
 def test_a_model_without_weights_cannot_be_saved(tmp_path):

@@ -273,6 +273,70 @@ def test_class_weight_per_step():
     assert same_weights(model, twin)
 
 
+SQUARE = 7  # rows and steps: as many, so that a wrong broadcast would find shapes that fit
+
+
+@pytest.mark.parametrize("through", ["arrays", "dataset"])
+@pytest.mark.parametrize("weighted", [None, "rows", "steps"])
+@pytest.mark.parametrize("column", [False, True])
+def test_class_weights_per_step_with_sample_weights(column, weighted, through):
+    rng = np.random.default_rng(3)
+    x = rng.integers(1, TOKENS, (SQUARE, SQUARE))
+    x[1, 3:] = 0
+    y = rng.integers(0, CLASSES, (SQUARE, SQUARE))
+    factors = np.array([1.0, 3.0, 0.25], dtype="float32")
+    shape = {"rows": (SQUARE,), "steps": (SQUARE, SQUARE)}.get(weighted)
+    weight = rng.uniform(0.5, 2, shape).astype("float32") if weighted else None
+    by_hand = factors[y]
+    if weighted:
+        by_hand = by_hand * (weight[:, None] if weighted == "rows" else weight)
+
+    y = y[..., None] if column else y
+    trained = []
+    for given, class_weight in ((weight, dict(enumerate(factors))), (by_hand, None)):
+        set_random_seed(4)
+        head = Dense(CLASSES, "softmax")
+        model = Sequential(
+            [Embedding(TOKENS, 3, mask_zero=True), GRU(2, return_sequences=True), head]
+        )
+        model.build()
+        model.compile("sgd", "sparse_categorical_crossentropy", ["acc"])
+        data = {"x": x, "y": y, "sample_weight": given}
+        if through == "dataset":
+            parts = (x, y) if given is None else (x, y, given)
+            data = {"x": Dataset.from_rows([parts])}
+        figures = model.fit(
+            **data, class_weight=class_weight, epochs=2, shuffle=False, verbose=0
+        ).history
+        trained.append((model, figures))
+    (one, figures), (other, expected) = trained
+    assert same_weights(one, other)
+    assert figures == expected
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "binary_crossentropy"])
+def test_class_weights_of_columns_of_labels_with_sample_weights(loss, column):
+    rng = np.random.default_rng(5)
+    x, y = ids(), labels() % 2
+    weight = rng.uniform(0.5, 2, len(y)).astype("float32")
+    factors = np.array([0.25, 3.0], dtype="float32")
+
+    def trained(**options):
+        set_random_seed(6)
+        units, end = (1, "sigmoid") if loss.startswith("binary") else (CLASSES, "softmax")
+        model = Sequential([Embedding(TOKENS, 3), GRU(2), Dense(units, end)])
+        model.build()
+        model.compile("sgd", loss)
+        given = y[:, None] if column else y
+        return model, model.fit(x, given, shuffle=False, verbose=0, **options).history
+
+    one, figures = trained(class_weight=dict(enumerate(factors)), sample_weight=weight)
+    other, expected = trained(sample_weight=factors[y] * weight)
+    assert same_weights(one, other)
+    assert figures == expected
+
+
 def test_a_row_of_weight_two_is_a_row_that_comes_twice():
     """The gradient of a weighted batch is that of one in which rows are repeated."""
     model, x, y = make("lstm")
@@ -339,6 +403,20 @@ def test_evaluate_is_what_numpy_says_of_the_predictions(weighted):
 def test_evaluate_without_metrics_is_the_loss_alone():
     model, x, y = make("lstm", metrics=())
     assert isinstance(model.evaluate(x, y, verbose=0), float)
+
+
+def test_an_evaluation_inside_a_training_leaves_its_figures_alone():
+    class Evaluates(Callback):
+        def on_train_batch_end(self, batch, logs):
+            found.append(self.model.evaluate(other, labels(seed=9), verbose=0, return_dict=True))
+
+    x, y, other, found = ids(), labels(), ids(seed=8), []
+    plain, expected = fitted(x, y, batch_size=4)
+    model, figures = fitted(x, y, batch_size=4, callbacks=[Evaluates()])
+    assert figures == expected
+    assert same_weights(model, plain)
+    assert len(found) == 8
+    assert found[-1] == model.evaluate(other, labels(seed=9), verbose=0, return_dict=True)
 
 
 def test_validation_split_takes_the_tail_before_shuffling():
@@ -686,12 +764,40 @@ def test_an_exploding_activation_is_found():
 @pytest.mark.usefixtures("quiet_numpy")
 def test_a_weight_of_a_row_that_is_not_finite_is_found():
     model, x, y = make("lstm")
-    with pytest.raises(NonFiniteError, match="in the loss itself: is a label or a sample weight"):
+    with pytest.raises(NonFiniteError, match="in the loss itself .a label or a sample weight"):
         model.fit(x, y, sample_weight=np.full(len(y), np.nan), verbose=0)
 
 
-def test_non_finite_is_an_arithmetic_error():
+@pytest.mark.usefixtures("quiet_numpy")
+def test_train_on_batch_says_where_the_loss_went_astray():
+    model, x, y = make("max_pooling")
+    before = model.get_weights()
+    x[9, 2, 1] = np.nan
+    with pytest.raises(ValueError) as caught:
+        model.train_on_batch(x, y)
+    assert isinstance(caught.value, NonFiniteError)
+    assert str(caught.value) == ("the loss became nan at train_on_batch; it begins in the input x.")
+    for kept, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, now)
+    x[9, 2, 1] = 0
+    model.layers[-1].params["kernel"][0, 1] = np.nan
+    with pytest.raises(NonFiniteError, match="weights kernel of layer 'dense_?[0-9]*'.*clipnorm"):
+        model.train_on_batch(x, y)
+
+
+@pytest.mark.usefixtures("quiet_numpy")
+def test_a_smaller_rate_is_advised_only_where_it_may_help():
+    model, x, y = make("lstm")
+    with pytest.raises(
+        NonFiniteError, match="a label or a sample weight may not be finite"
+    ) as caught:
+        model.fit(x, y, sample_weight=np.full(len(y), np.inf), verbose=0)
+    assert "learning_rate" not in str(caught.value)
+
+
+def test_non_finite_is_an_arithmetic_error_and_a_value_error():
     assert issubclass(NonFiniteError, ArithmeticError)
+    assert issubclass(NonFiniteError, ValueError)
 
 
 # --- progress -------------------------------------------------------------------------------------
@@ -815,6 +921,14 @@ def test_callbacks_are_called_in_order():
     )
     each = ["batch 0", "batch 1"]
     assert calls == ["begin", "epoch 0", *each, "end 0", "epoch 1", *each, "end 1", "done"]
+
+
+def test_none_stands_for_no_callbacks_and_no_metrics():
+    model, x, y = make("lstm")
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=None)
+    history = model.fit(x, y, callbacks=None, verbose=0).history
+    assert list(history) == ["loss"]
+    assert isinstance(model.evaluate(x, y, verbose=0), float)
 
 
 def test_a_callback_can_stop_training():

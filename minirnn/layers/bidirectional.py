@@ -125,7 +125,7 @@ class Bidirectional(Layer):
         finals = [tuple(h[way][ahead.final] for h in history) for way in (0, 1)]
         if self.layer.stateful:
             first.states, second.states = (tuple(s.copy() for s in way) for way in finals)
-        ys = finals[0][0], finals[1][0]
+        ys = finals[0][0].copy(), finals[1][0].copy()
         if self.return_sequences:
             ys = tuple(
                 show_steps(history[0][way], packing, zero_masked=True)

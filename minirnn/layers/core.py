@@ -51,13 +51,19 @@ class RealSteps:
     gives for a row may differ in the last bit with the number of rows that it is given.
     """
 
-    def __init__(self, x: Array, mask: Mask | None, always: bool = False) -> None:
+    def __init__(self, x: Array, mask: Mask | None) -> None:
         self.shape = x.shape[:2]
-        skips = mask is not None and x.ndim > 2 and (always or not mask.array.all())
-        self.real = mask.real if skips else None
+        self.real = None
+        if mask is not None and x.ndim > 2:
+            if mask.shape != self.shape:
+                raise ValueError(
+                    f"the mask has shape {mask.shape}, the input (batch, time) is {self.shape}; "
+                    "they must be equal"
+                )
+            self.real = mask.real
 
     def take(self, x: Array) -> Array:
-        """(batch, time, ...) → the real steps (N, ...); x itself where all steps are real."""
+        """(batch, time, ...) → the real steps (N, ...); x itself where there is no mask."""
         if self.real is None:
             return x
         return x.reshape(self.shape[0] * self.shape[1], *x.shape[2:])[self.real]
@@ -233,7 +239,7 @@ class TimeDistributed(Layer):
     ) -> tuple[Array, Any]:
         self.require_built()
         x = to_device(x)
-        steps = RealSteps(x, Mask.of(mask) or full_mask(*x.shape[:2]), always=True)
+        steps = RealSteps(x, Mask.of(mask) or full_mask(*x.shape[:2]))
         y, cache = self.layer.forward(steps.take(x), training=training)
         return steps.put(y), (steps, cache)
 
