@@ -473,8 +473,8 @@ ERRORS = [
     Error(
         "padding computed with like the rest",
         "layers/core.py",
-        "self.real = mask.real if skips else None",
-        "self.real = None",
+        "            self.real = mask.real\n",
+        "            self.real = full_mask(*self.shape).real\n",
         (CORE,),
     ),
     Error(
@@ -501,8 +501,8 @@ ERRORS = [
     Error(
         "time distributed: the mask forgotten",
         "layers/core.py",
-        "Mask.of(mask) or full_mask(*x.shape[:2]), always=True)",
-        "full_mask(*x.shape[:2]), always=True)",
+        "Mask.of(mask) or full_mask(*x.shape[:2]))",
+        "full_mask(*x.shape[:2]))",
         (CORE,),
     ),
     Error(
