@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recurrent_cases import (
     BATCH,
@@ -117,14 +117,10 @@ def test_dropout_is_that_of_the_oracle(kind, monkeypatch):
 # --- against two layers ---------------------------------------------------------------------------
 
 
-@quick
-@given(
-    mask=any_masks(min_time=1),
-    kind=any_kind,
-    merge_mode=st.sampled_from(MERGE_MODES),
-    sequences=st.booleans(),
-    seed=seeds,
-)
+@pytest.mark.parametrize("merge_mode", MERGE_MODES)
+@pytest.mark.parametrize("sequences", FLAGS)
+@settings(parent=quick, max_examples=8)
+@given(mask=any_masks(min_time=1), kind=any_kind, seed=seeds)
 def test_backward_is_that_of_two_layers(mask, kind, merge_mode, sequences, seed):
     rng = np.random.default_rng(seed)
     layer = built_bidirectional(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recurrent_cases import (
     BATCH,
@@ -198,8 +198,10 @@ def test_padding_behind_a_whole_batch_changes_no_bit(kind):
     assert equal_grads(grads, grads_longer)
 
 
-@quick
-@given(mask=any_masks(min_time=1), kind=any_kind, backwards=st.booleans(), seed=seeds)
+@by_kind
+@pytest.mark.parametrize("backwards", FLAGS)
+@settings(parent=quick, max_examples=8)
+@given(mask=any_masks(min_time=1), seed=seeds)
 def test_what_stands_under_a_mask_changes_no_bit(mask, kind, backwards, seed):
     rng = np.random.default_rng(seed)
     layer = built(kind, rng, return_sequences=True, go_backwards=backwards)

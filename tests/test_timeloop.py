@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 from recurrent_cases import CLOSE, KINDS, any_masks, built, close_grads, quick, random_states, seeds
 
 from minirnn.backend import xp
@@ -14,10 +13,10 @@ from minirnn.packing import Packing
 from minirnn.timeloop import run, run_backward
 
 
-@quick
-@given(
-    mask=any_masks(min_time=1), kind=st.sampled_from(KINDS), go_backwards=st.booleans(), seed=seeds
-)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("go_backwards", [False, True])
+@settings(parent=quick, max_examples=10)
+@given(mask=any_masks(min_time=1), seed=seeds)
 def test_a_layer_is_its_cell_stepped_over_the_padded_batch(mask, kind, go_backwards, seed):
     rng = np.random.default_rng(seed)
     options = {"return_sequences": True, "return_state": True, "go_backwards": go_backwards}
@@ -43,10 +42,10 @@ def test_a_layer_is_its_cell_stepped_over_the_padded_batch(mask, kind, go_backwa
     close_grads(grads, expected[2])
 
 
-@quick
-@given(
-    mask=any_masks(min_time=1), kind=st.sampled_from(KINDS), go_backwards=st.booleans(), seed=seeds
-)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("go_backwards", [False, True])
+@settings(parent=quick, max_examples=10)
+@given(mask=any_masks(min_time=1), seed=seeds)
 def test_the_final_output_is_that_of_the_stepped_cell(mask, kind, go_backwards, seed):
     rng = np.random.default_rng(seed)
     layer = built(kind, rng, go_backwards=go_backwards)
