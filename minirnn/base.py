@@ -114,11 +114,8 @@ class Layer:
     def checked_mask(self, x: Array, mask: Any) -> Mask | None:
         """The mask as a Mask, if this layer can use one and it fits x."""
         mask = Mask.of(mask)
-        if mask is not None and mask.shape != tuple(np.shape(x)[:2]):
-            raise ValueError(
-                f"{self.name}: the mask has shape {mask.shape}, the input (batch, time) is "
-                f"{tuple(np.shape(x)[:2])}; they must be equal"
-            )
+        if mask is not None:
+            mask.require_shape(self.name, np.shape(x))
         if mask is not None and not self.supports_masking:
             raise ValueError(
                 f"{self.name}: this layer cannot use a mask, and would treat padding as data. Use "

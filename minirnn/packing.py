@@ -143,6 +143,17 @@ class Mask:
     def shape(self) -> tuple[int, int]:
         return self.array.shape
 
+    def require_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises ValueError unless the mask is that of an input of this shape (batch, time, ...).
+
+        name: the layer's, for the message.
+        """
+        if self.shape != tuple(shape[:2]):
+            raise ValueError(
+                f"{name}: the mask has shape {self.shape}, the input (batch, time) is "
+                f"{tuple(shape[:2])}; they must be equal"
+            )
+
     @functools.cached_property
     def real(self) -> Any:
         """(N,) flat positions b * T + t of the real steps, in the batch's order; on the device."""

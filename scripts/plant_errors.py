@@ -481,7 +481,7 @@ ERRORS = [
         "dense: the mask forgotten in forward",
         "layers/core.py",
         "        x = steps.take(x)\n        a = x @ W",
-        "        steps = RealSteps(x, None)\n        a = x @ W",
+        "        steps = RealSteps(self.name, x, None)\n        a = x @ W",
         (CORE,),
     ),
     Error(
@@ -495,7 +495,8 @@ ERRORS = [
         "dense: the mask forgotten in backward",
         "layers/core.py",
         "da = dy = steps.take(dy)",
-        "x, y = steps.put(x), steps.put(y)\n        steps = RealSteps(x, None)\n        da = dy",
+        "x, y = steps.put(x), steps.put(y)\n"
+        "        steps = RealSteps(self.name, x, None)\n        da = dy",
         (CORE,),
     ),
     Error(

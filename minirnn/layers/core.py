@@ -51,15 +51,11 @@ class RealSteps:
     gives for a row may differ in the last bit with the number of rows that it is given.
     """
 
-    def __init__(self, x: Array, mask: Mask | None) -> None:
+    def __init__(self, name: str, x: Array, mask: Mask | None) -> None:
         self.shape = x.shape[:2]
         self.real = None
         if mask is not None and x.ndim > 2:
-            if mask.shape != self.shape:
-                raise ValueError(
-                    f"the mask has shape {mask.shape}, the input (batch, time) is {self.shape}; "
-                    "they must be equal"
-                )
+            mask.require_shape(name, x.shape)
             self.real = mask.real
 
     def take(self, x: Array) -> Array:
@@ -133,7 +129,7 @@ class Dense(Layer):
                 f"{self.name}: expected input of shape (batch, ..., {W.shape[0]}), "
                 f"received {x.shape}"
             )
-        steps = RealSteps(x, Mask.of(mask))
+        steps = RealSteps(self.name, x, Mask.of(mask))
         x = steps.take(x)
         a = x @ W  #                                            1   a = x W + b
         if self.use_bias:
@@ -239,7 +235,7 @@ class TimeDistributed(Layer):
     ) -> tuple[Array, Any]:
         self.require_built()
         x = to_device(x)
-        steps = RealSteps(x, Mask.of(mask) or full_mask(*x.shape[:2]))
+        steps = RealSteps(self.name, x, Mask.of(mask) or full_mask(*x.shape[:2]))
         y, cache = self.layer.forward(steps.take(x), training=training)
         return steps.put(y), (steps, cache)
 

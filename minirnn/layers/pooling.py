@@ -50,11 +50,7 @@ class _Pooling(Layer):
         self.compute_output_shape(x.shape)
         if mask is None:
             return xp.ones((*x.shape[:2], 1), dtype=bool)
-        if mask.shape != tuple(x.shape[:2]):
-            raise ValueError(
-                f"{self.name}: the mask has shape {mask.shape}, the input (batch, time) is "
-                f"{tuple(x.shape[:2])}; they must be equal"
-            )
+        mask.require_shape(self.name, x.shape)
         return to_device(mask.array)[..., None]
 
 

@@ -238,11 +238,7 @@ class RNN(Layer):
                 f"received {x.shape}"
             )
         mask = Mask.of(mask) or full_mask(*x.shape[:2])
-        if mask.shape != x.shape[:2]:
-            raise ValueError(
-                f"{self.name}: the mask has shape {mask.shape}, the input (batch, time) is "
-                f"{x.shape[:2]}; they must be equal"
-            )
+        mask.require_shape(self.name, x.shape)
         return x, mask.packing(reverse)
 
 
