@@ -21,11 +21,13 @@ sorted order), then the state after each packed step.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 
-from minirnn.backend import get_backend, to_device
+from minirnn.backend import Array, get_backend, to_device
 
 
 class Packing:
@@ -35,8 +37,9 @@ class Packing:
         shape: (B, T) of the padded batch.
         order: (B,) the rows of the batch, longest first (stable).
         batch_sizes: how many rows have a k-th real step, for k = 0, 1, ...; falling.
-        steps: for each k three slices: step k's block in the packed order, and the history rows of
-            the states before and after it.
+        stretches: the same, neighbouring steps of one size together: `(k, n, first, block)` for
+            k steps of n rows, whose block in the packed order begins at `block`, and the state
+            before whose first step stands in the history from row `first` on.
         gather: (N,) flat padded position b * T + t of each packed step.
         rows: (N,) row b of each packed step; ranks: (N,) that row's place in `order`.
         previous: (N,) history row that holds the state before each packed step.
@@ -50,63 +53,150 @@ class Packing:
 
     def __init__(self, mask: np.ndarray, reverse: bool = False) -> None:
         B, T = self.shape = mask.shape
-        walked = mask[:, ::-1] if reverse else mask
-        lengths = walked.sum(axis=1)
-        steps = int(lengths.max(initial=0))
+        self._walked = mask[:, ::-1] if reverse else mask
+        self._reverse = reverse
+        self._lengths = lengths = np.count_nonzero(mask, axis=1)
+        order = np.argsort(-lengths, kind="stable")
+        self._rank = np.empty(B, dtype=np.int64)
+        self._rank[order] = np.arange(B)
 
-        self.order = np.argsort(-lengths, kind="stable")
-        rank = np.empty(B, dtype=np.int64)
-        rank[self.order] = np.arange(B)
-
-        sizes = B - np.searchsorted(np.sort(lengths), np.arange(steps), side="right")
-        offsets = np.zeros(steps + 1, dtype=np.int64)
-        np.cumsum(sizes, out=offsets[1:])
+        sizes = B - np.searchsorted(lengths[order[::-1]], np.arange(lengths.max(initial=0)), "right")
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
         self.batch_sizes: list[int] = sizes.tolist()
-        N = int(offsets[-1])
+        self._steps = int(self._offsets[-1])
 
-        self.steps: list[tuple[slice, slice, slice]] = []
-        before = 0
-        for start, n in zip(offsets.tolist(), self.batch_sizes, strict=False):
-            block = slice(start, start + n)
-            after = slice(B + start, B + start + n)
-            self.steps.append((block, slice(before, before + n), after))
-            before = B + start
+        self.stretches: list[tuple[int, int, int, int]] = []
+        first = start = taken = 0
+        for n, until in zip(*_last_of_each(self.batch_sizes), strict=True):
+            self.stretches.append((until - taken, n, first, start))
+            start += (until - taken) * n
+            first, taken = B + start - n, until
 
-        # How many real steps each row has taken once it has walked past each position.
-        taken = np.cumsum(walked, axis=1)
-        in_history = np.concatenate([[0], B + offsets[:-1]])  # where the states after k steps start
-        source = in_history[taken] + rank[:, None]
-        self.final = in_history[lengths] + rank
-
-        position = np.arange(B * T).reshape(B, T)
+        # The k-th real step of the j-th longest row, for k = 0, 1, ... and all j that have one.
+        k, j = (np.arange(len(sizes))[:, None] < lengths[order]).nonzero()
+        position = np.flatnonzero(self._walked)  # row by row, each in the order walked
+        before = np.cumsum(lengths) - lengths
+        gather = position[before[order][j] + k]
         if reverse:
-            position = position[:, ::-1]
-        self.gather = np.empty(N, dtype=np.int64)
-        self.gather[source[walked] - B] = position[walked]
-        self.rows = self.gather // max(T, 1)
-        self.ranks = rank[self.rows]
-        self.source = source[:, ::-1] if reverse else source
-
+            gather = gather + (T - 1) - 2 * (gather % max(T, 1))
+        self.gather = to_device(gather)
+        self.order = to_device(order)
         # The state before step k stands in step k - 1's block, in the same place from its start.
-        block_before = np.concatenate([[B], sizes])[:steps]
-        self.previous = np.arange(B, B + N) - np.repeat(block_before, sizes)
+        block_before = np.concatenate([[B], sizes])[: len(sizes)]
+        self.previous = to_device(np.arange(B, B + self._steps) - np.repeat(block_before, sizes))
+        self.final = to_device(self._in_history(lengths) + self._rank)
 
-        # Masked positions repeat a state, so its gradient is a sum. Each run of positions that show
-        # one state stands together in time, which is all that summing needs to know.
-        self.repeats = not mask.all()
-        flat = self.source.reshape(-1)
-        starts = np.ones(B * T, dtype=bool)
-        starts[1:] = flat[1:] != flat[:-1]
-        self.runs = np.flatnonzero(starts)
-        self.run_sources = flat[self.runs]
-
-        for name in ("order", "ranks", "gather", "rows", "previous", "source", "final"):
-            setattr(self, name, to_device(getattr(self, name)))
-        self.runs, self.run_sources = to_device(self.runs), to_device(self.run_sources)
+    def _in_history(self, taken: np.ndarray) -> np.ndarray:
+        """Where the history's block of states after so many steps begins."""
+        return np.where(taken > 0, self.shape[0] + self._offsets[taken - 1], 0)
 
     def __len__(self) -> int:
         """N, the number of real steps."""
-        return len(self.gather)
+        return self._steps
+
+    @functools.cached_property
+    def rows(self) -> Array:
+        return self.gather // max(self.shape[1], 1)
+
+    @functools.cached_property
+    def ranks(self) -> Array:
+        return to_device(self._rank)[self.rows]
+
+    @functools.cached_property
+    def _host_source(self) -> np.ndarray:
+        # How many real steps each row has taken once it has walked past each position.
+        taken = np.cumsum(self._walked, axis=1)
+        source = self._in_history(taken) + self._rank[:, None]
+        return source[:, ::-1] if self._reverse else source
+
+    @functools.cached_property
+    def source(self) -> Array:
+        return to_device(self._host_source)
+
+    @functools.cached_property
+    def repeats(self) -> bool:
+        return self._steps < self.shape[0] * self.shape[1]
+
+    # Masked positions repeat a state, so its gradient is a sum. Each run of positions that show
+    # one state stands together in time, which is all that summing needs to know.
+
+    @functools.cached_property
+    def _host_runs(self) -> np.ndarray:
+        flat = self._host_source.reshape(-1)
+        starts = np.ones(len(flat), dtype=bool)
+        starts[1:] = flat[1:] != flat[:-1]
+        return np.flatnonzero(starts)
+
+    @functools.cached_property
+    def runs(self) -> Array:
+        return to_device(self._host_runs)
+
+    @functools.cached_property
+    def run_sources(self) -> Array:
+        return to_device(self._host_source.reshape(-1)[self._host_runs])
+
+    # -- walking --
+
+    def walk(
+        self,
+        steps: Iterable[Array | None],
+        states: Iterable[Array] = (),
+        rows: Iterable[Array | None] = (),
+    ) -> Iterator[tuple[Any, ...]]:
+        """Step by step, from the first to the last, the views that a cell works on.
+
+        Args:
+            steps: arrays (..., N, width) of one row per packed step.
+            states: histories (..., B + N, width).
+            rows: arrays (..., B, width) of one row per row of the batch, longest first.
+
+        Yields for each step: the (..., n, width) of the n rows that take it, of each array of
+        `steps`; the states before it, of each history; the states after it; and the part of each
+        array of `rows`. None stays None.
+        """
+        states, B = list(states), self.shape[0]
+        for k, n, first, block in self.stretches:
+            after = [_by_step(history, B + block, k, n) for history in states]
+            before = [
+                chain((history[..., first : first + n, :],), views)
+                for history, views in zip(states, after, strict=True)
+            ]
+            along = [_by_step(array, block, k, n) for array in steps]
+            yield from zip(*along, *before, *after, *_prefixes(rows, n, k), strict=False)
+
+    def walk_back(
+        self, steps: Iterable[Array | None], rows: Iterable[Array | None] = ()
+    ) -> Iterator[tuple[Any, ...]]:
+        """As `walk`, from the last step to the first, without states."""
+        for k, n, _, block in reversed(self.stretches):
+            along = [_by_step(array, block, k, n) for array in steps]
+            backwards = [views if views is _NONE else views[::-1] for views in along]
+            yield from zip(*backwards, *_prefixes(rows, n, k), strict=False)
+
+
+_NONE = repeat(None)
+
+
+def _by_step(array: Array | None, start: int, k: int, n: int) -> Any:
+    """Rows `start` to `start + k * n` of (..., rows, width), as k views (..., n, width)."""
+    if array is None:
+        return _NONE
+    block = array[..., start : start + k * n, :]
+    views = block.reshape(*array.shape[:-2], k, n, *array.shape[-1:])
+    return views if views.ndim == 3 else views.swapaxes(0, -3)
+
+
+def _prefixes(rows: Iterable[Array | None], n: int, k: int) -> list[Iterator[Any]]:
+    """The first n rows of each array, k times."""
+    return [repeat(None if array is None else array[..., :n, :], k) for array in rows]
+
+
+def _last_of_each(sizes: list[int]) -> tuple[list[int], list[int]]:
+    """The different values of a falling list, and how many entries have come when each ends."""
+    if not sizes:
+        return [], []
+    ends = (np.flatnonzero(np.diff(sizes, append=0)) + 1).tolist()
+    return [sizes[end - 1] for end in ends], ends
 
 
 class Mask:

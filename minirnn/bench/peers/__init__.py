@@ -1,0 +1,1 @@
+"""One module a library: `Peer(lesson, **options)` with `prepare`, `train` and `infer`."""
