@@ -7,15 +7,15 @@ Legend
     σ   sigmoid, ⊙ product by element                dh, da, ...  gradient of the loss at h, a, ...
 
 A cell is its parameters and the equations of one step: arrays in, arrays out, nothing remembered.
-One step has two halves, and so has its backward pass:
+A run over a sequence has two halves, and so has its backward pass:
 
-    project             a_t = x_t W + b            does not wait for the state, so the time loop
-                                                   does it for all steps of all rows in one product
-    step                state_t from a_t and       the recurrence: all that has to go step by step
-                        state_{t-1}
+    project             a_t = x_t W + b            does not wait for the state, so it is done for
+                                                   all steps of all rows in one product
+    steps               state_t from a_t and       the recurrence: a loop over time, with all that
+                        state_{t-1}                has to go step by step
     local_derivatives   every factor of the        does not wait for a gradient: done for all steps
                         chain rule in one step     at once, before the loop runs backwards
-    step_backward       dstate_{t-1} from          one step of backpropagation through time
+    steps_backward      dstate_{t-1} from          backpropagation through time: the loop backwards
                         dstate_t
     weight_gradients    dW, dU, db and dx          sums over all steps: one product each, after the
                                                    loop
@@ -24,6 +24,10 @@ The numbers at the end of the lines say which line of the forward pass a backwar
 `run` and `run_backward` in timeloop.py call these methods over whole sequences; `cell(x_t, state)`
 and `cell.backward` run one step alone. All arrays may have further leading axes: both directions of
 a Bidirectional layer run as one stack.
+
+A loop makes no arrays: results go into arrays made before it, `multiply(f, c, c_t)` being
+`c_t = f ⊙ c`, the last argument the place of the result. With the small arrays of such models, what
+a step costs is the number of its lines.
 
 >>> import numpy as np
 >>> cell = LSTMCell(2)
@@ -38,11 +42,15 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from minirnn import activations, initializers
 from minirnn.backend import Array, floatx, get_backend, to_device, xp
 from minirnn.checks import numbers, whole_number
+from minirnn.packing import Packing
 
 State = tuple[Array, ...]
 
@@ -60,8 +68,8 @@ def dropped(h: Array, drop: Array | None) -> Array:
 class Cell:
     """Base of all cells: the parameters, and what is the same for each.
 
-    A cell of one's own sets `state_names` and `gates`, and implements `step`, `local_derivatives`
-    and `step_backward`; `RNN` runs it.
+    A cell of one's own sets `state_names` and `gates`, and implements `steps`, `local_derivatives`
+    and `steps_backward`; `RNN` runs it.
 
     Attributes:
         units: U, the size of each state.
@@ -143,7 +151,7 @@ class Cell:
 
         x (..., N, F), h_prev (..., N, U): what W and U multiplied, the latter after dropout.
         da, du (..., N, gates * U): gradients at `x W + b` and at `h_prev U`.
-        saved: a_t as `step` left it, then the arrays of `saved_sizes`, for all N steps.
+        saved: a as `steps` left it, then the arrays of `saved_sizes`, for all N steps.
 
         A cell with more weights than these extends it.
         """
@@ -155,35 +163,53 @@ class Cell:
     # -- the equations of each cell --
 
     def saved_sizes(self) -> tuple[int, ...]:
-        """How many columns each array has that `step` keeps for backward, besides a_t itself."""
+        """How many columns each array has that `steps` keeps for backward, besides a itself."""
         return ()
 
-    def step(
-        self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
+    def steps(
+        self,
+        a: Array,
+        history: State,
+        kept: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
     ) -> None:
-        """One step: writes the new state, and what `saved_sizes` tells, into `out`.
+        """All steps, from the first to the last.
 
-        a_t (..., n, gates * U): projected input. It is used up: it becomes the gates.
-        state: tuple of (..., n, U). drop (..., n, U) or None.
+        a: (..., N, gates * U) projected inputs. Used up: they become the gates.
+        history: (..., B + N, U) for each state; the first B rows hold the state to start from, and
+            the state after each step is written behind them.
+        kept: (..., N, size) for each of `saved_sizes`, to be filled.
+        packing: says which rows take which step; `packing.walk` gives the views of each.
+        drop: (..., B, U), rows in the order of the packing, or None.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no step")
+        raise NotImplementedError(f"{type(self).__name__} has no steps")
 
     def local_derivatives(
         self, state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
     ) -> tuple[Array, ...]:
-        """`(da, du, ...)`: what `step_backward` multiplies with, for any number of steps at once.
+        """`(da, du, ...)`: what `steps_backward` multiplies with, for all N steps at once.
 
-        saved: a_t as `step` left it, then the arrays of `saved_sizes`.
+        state_prev, state: (..., N, U), before and after each step. drop: (..., N, U) or None.
+        saved: a as `steps` left it, then the arrays of `saved_sizes`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no backward pass")
 
-    def step_backward(
-        self, dstate: State, local: tuple[Array, ...], drop: Array | None = None
-    ) -> State:
-        """Gradient of the state before this step, from that of the state after it.
+    def steps_backward(
+        self,
+        dstate: State,
+        dstates: tuple[Array | None, ...],
+        local: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
+    ) -> None:
+        """All steps, from the last to the first.
 
-        local: this step's part of `local_derivatives`. Its first two arrays are used up: they
-        become da_t and du_t, the gradients at `x_t W + b` and at `h_{t-1} U`.
+        dstate: (..., B, U) for each state, rows in the order of the packing: the gradient of each
+            row's last state. It is turned, in place, into that of the state before the first step.
+        dstates: (..., N, U) for each state, or None: what else reaches the state after each step.
+        local: what `local_derivatives` gave. The first two arrays are used up: they become da and
+            du, the gradients at `x W + b` and at `h_{t-1} U`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no backward pass")
 
@@ -196,19 +222,21 @@ class Cell:
     def forward(self, x_t: Array, state: State) -> tuple[State, Any]:
         """One step with the cache that `backward` needs."""
         x_t, state_prev = self._checked(x_t, state)
+        n, packing = len(x_t), one_step(len(x_t), get_backend())
         a_t = self.project(x_t)
-        sizes = (self.units,) * len(self.state_names) + self.saved_sizes()
-        out = tuple(xp.empty((*a_t.shape[:-1], size), a_t.dtype) for size in sizes)
-        self.step(a_t, state_prev, out)
-        state = out[: len(self.state_names)]
-        saved = (a_t, *out[len(self.state_names) :])
-        return state, (x_t, state_prev, state, saved)
+        history = tuple(xp.concatenate([s, xp.empty_like(s)]) for s in state_prev)
+        kept = tuple(xp.empty((n, size), a_t.dtype) for size in self.saved_sizes())
+        self.steps(a_t, history, kept, packing)
+        state = tuple(states[n:] for states in history)
+        return state, (x_t, state_prev, state, (a_t, *kept))
 
     def backward(self, dstate: State, cache: Any) -> tuple[Array, State, dict[str, Array]]:
         """`(dx_t, dstate_{t-1}, grads)` of one step alone, from dstate_t, a tuple of (n, U)."""
         x_t, state_prev, state, saved = cache
         local = self.local_derivatives(state_prev, state, saved, None)
-        dstate_prev = self.step_backward(tuple(dstate), local)
+        dstate_prev = tuple(xp.array(d, dtype=x_t.dtype) for d in dstate)
+        packing = one_step(len(x_t), get_backend())
+        self.steps_backward(dstate_prev, (None,) * len(dstate_prev), local, packing)
         grads, dx_t = self.weight_gradients(x_t, state_prev[0], local[0], local[1], saved)
         return dx_t, dstate_prev, grads
 
@@ -235,28 +263,50 @@ class Cell:
 class SimpleRNNCell(Cell):
     """The plain recurrent cell (Elman, 1990): h_t = tanh(x_t W + b + h_{t-1} U)."""
 
-    def step(
-        self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
+    def steps(
+        self,
+        a: Array,
+        history: State,
+        kept: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
     ) -> None:
-        (h_prev,), (h,) = state, out
         U = self.params["recurrent_kernel"]
-        a_t += dropped(h_prev, drop) @ U  #                     1   a = x_t W + b + h_{t-1} U
-        self.activation(a_t, out=h)  #                          2   h_t = tanh(a)
+        dot, activation, multiply = product(U), self.activation.raw, xp.multiply
+        u, h_in = like_rows(a, packing, drop)
+        walk = packing.walk([a], history, [u, h_in, drop])
+        for a_t, h, h_t, u, h_in, drop in walk:
+            if drop is not None:
+                h = multiply(h, drop, h_in)
+            dot(h, U, u)
+            a_t += u  #                                 1   a = x_t W + b + h_{t-1} U
+            activation(a_t, h_t)  #                     2   h_t = tanh(a)
 
     def local_derivatives(
         self, state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
     ) -> tuple[Array, ...]:
         (h,) = state
-        dh_da = self.activation.derivative(h)  #                2
+        dh_da = self.activation.derivative(h)  #        2   tanh'(a)
         return dh_da, dh_da
 
-    def step_backward(
-        self, dstate: State, local: tuple[Array, ...], drop: Array | None = None
-    ) -> State:
-        (dh,), (da, _) = dstate, local
-        U = self.params["recurrent_kernel"]
-        da *= dh  #                                             2   da = dh ⊙ tanh'(a)
-        return (dropped(da @ transpose(U), drop),)  #           1   dh_{t-1} = da Uᵀ
+    def steps_backward(
+        self,
+        dstate: State,
+        dstates: tuple[Array | None, ...],
+        local: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
+    ) -> None:
+        U_T = xp.ascontiguousarray(transpose(self.params["recurrent_kernel"]))
+        dot = product(U_T)
+        walk = packing.walk_back([local[0], *dstates], [*dstate, drop])
+        for da, dh_t, dh, drop in walk:
+            if dh_t is not None:
+                dh += dh_t
+            da *= dh  #                                 2   da = dh ⊙ tanh'(a)
+            dot(da, U_T, dh)  #                         1   dh_{t-1} = da Uᵀ
+            if drop is not None:
+                dh *= drop
 
 
 class GatedCell(Cell):
@@ -325,44 +375,107 @@ class LSTMCell(GatedCell):
         return bias
 
     def saved_sizes(self) -> tuple[int, ...]:
-        """Kept for backward: the gates i, f, g, o (in place of a_t), and tanh(c_t) (n, U)."""
+        """Kept for backward: the gates i, f, g, o (in place of a), and tanh(c_t) (N, U)."""
         return (self.units,)
 
-    def step(
-        self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
+    def steps(
+        self,
+        a: Array,
+        history: State,
+        kept: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
     ) -> None:
-        (h_prev, c_prev), (h, c, tanh_c) = state, out
         U = self.params["recurrent_kernel"]
-        a_t += dropped(h_prev, drop) @ U  #                     1   a = x_t W + b + h_{t-1} U
-        activate_gates(self, a_t)  #                            2   i, f, o = σ(a), g = tanh(a)
-        i, f, g, o = split(a_t, 4)
-        xp.multiply(f, c_prev, out=c)  #                        3   c_t = f ⊙ c_{t-1} + i ⊙ g
-        c += i * g
-        self.activation(c, out=tanh_c)  #                       4
-        xp.multiply(o, tanh_c, out=h)  #                        5   h_t = o ⊙ tanh(c_t)
+        half = None
+        if self.one_tanh():  # σ(a) = tanh(a / 2) / 2 + 1/2: one tanh for all four gates
+            half, shift = sigmoid_as_tanh(a, (*a.shape[:-2], packing.shape[0]))
+            halved, _ = sigmoid_as_tanh(a, (1,))
+            U = U * halved
+            a *= halved
+        dot, activation, multiply = product(U), self.activation.raw, xp.multiply
+        gate = self.recurrent_activation.raw
+        u, h_in = like_rows(a, packing, drop)
+        ig = xp.empty_like(history[0][..., : packing.shape[0], :])
+        fixed = [u, h_in, ig, drop] + ([None, None] if half is None else [half, shift])
+        walk = packing.walk([a, *split(a, 4), *kept], history, fixed)
+        for a_t, i, f, g, o, tanh_c, h, c, h_t, c_t, u, h_in, ig, drop, half, shift in walk:
+            if drop is not None:
+                h = multiply(h, drop, h_in)
+            dot(h, U, u)
+            a_t += u  #                                 1   a = x_t W + b + h_{t-1} U
+            if half is not None:
+                activation(a_t, a_t)  #                 2   i, f, o = σ(a), g = tanh(a)
+                a_t *= half
+                a_t += shift
+            else:
+                gate(i, i), gate(f, f), activation(g, g), gate(o, o)
+            multiply(f, c, c_t)
+            multiply(i, g, ig)
+            c_t += ig  #                                3   c_t = f ⊙ c_{t-1} + i ⊙ g
+            activation(c_t, tanh_c)  #                  4   tanh(c_t)
+            multiply(o, tanh_c, h_t)  #                 5   h_t = o ⊙ tanh(c_t)
 
     def local_derivatives(
         self, state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
     ) -> tuple[Array, ...]:
         (_, c_prev), (gates, tanh_c) = state_prev, saved
         i, f, g, o = split(gates, 4)
-        da = gate_derivatives(self, gates)  #                   2   σ'(a_i), σ'(a_f), tanh'(a_g) …
+        da = self.gate_derivatives(gates)  #            2   σ'(a_i), σ'(a_f), tanh'(a_g), σ'(a_o)
         for da_gate, factor in zip(split(da, 4), (g, c_prev, i, tanh_c), strict=True):
-            da_gate *= factor  #                              3 5   ⊙ dc/di, dc/df, dc/dg, dh/do
-        dc_dh = o * self.activation.derivative(tanh_c)  #     5 4   o ⊙ tanh'(c_t)
+            da_gate *= factor  #                      3 5   ⊙ dc/di, dc/df, dc/dg, dh/do
+        dc_dh = self.activation.derivative(tanh_c)
+        dc_dh *= o  #                                 5 4   o ⊙ tanh'(c_t)
         return da, da, dc_dh, f
 
-    def step_backward(
-        self, dstate: State, local: tuple[Array, ...], drop: Array | None = None
-    ) -> State:
-        (dh, dc), (da, _, dc_dh, f) = dstate, local
-        U = self.params["recurrent_kernel"]
-        dc = dc + dh * dc_dh  #                               5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
-        blocks = da.reshape(*da.shape[:-1], 4, self.units)
-        blocks[..., :3, :] *= dc[..., None, :]  #             3 2   da_i, da_f, da_g
-        blocks[..., 3, :] *= dh  #                            5 2   da_o
-        dh_prev = dropped(da @ transpose(U), drop)  #           1   dh_{t-1} = da Uᵀ
-        return dh_prev, dc * f  #                               3   dc_{t-1} = dc_t ⊙ f
+    def steps_backward(
+        self,
+        dstate: State,
+        dstates: tuple[Array | None, ...],
+        local: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
+    ) -> None:
+        da, _, dc_dh, f = local
+        U_T = xp.ascontiguousarray(transpose(self.params["recurrent_kernel"]))
+        dot, multiply = product(U_T), xp.multiply
+        part = xp.empty_like(dstate[1])
+        for_c, for_o = da[..., : 3 * self.units], da[..., 3 * self.units :]
+        walk = packing.walk_back([da, for_c, for_o, dc_dh, f, *dstates], [*dstate, part, drop])
+        for da, da_ifg, da_o, dc_dh, f, dh_t, dc_t, dh, dc, part, drop in walk:
+            if dh_t is not None:
+                dh += dh_t
+            if dc_t is not None:
+                dc += dc_t
+            multiply(dh, dc_dh, part)
+            dc += part  #                             5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
+            by_gate = da_ifg.reshape(*dc.shape[:-1], 3, self.units)
+            by_gate *= dc[..., None, :]  #            3 2   da_i, da_f, da_g
+            da_o *= dh  #                             5 2   da_o
+            dot(da, U_T, dh)  #                         1   dh_{t-1} = da Uᵀ
+            if drop is not None:
+                dh *= drop
+            dc *= f  #                                  3   dc_{t-1} = dc_t ⊙ f
+
+    def one_tanh(self) -> bool:
+        """Whether the gates have the activations of the papers."""
+        gates = self.recurrent_activation, self.activation
+        return gates == (activations.sigmoid, activations.tanh)
+
+    def gate_derivatives(self, gates: Array) -> Array:
+        """σ'(a_i), σ'(a_f), tanh'(a_g), σ'(a_o), as one array beside `gates`."""
+        if self.one_tanh():
+            # σ' = y (1 - y) and tanh' = (1 + y) (1 - y) differ in one term.
+            da = 1 - gates
+            is_g = xp.repeat(xp.asarray([0, 0, 1, 0], da.dtype), self.units)
+            da *= gates + is_g
+            return da
+        da = xp.empty_like(gates)
+        functions = [self.recurrent_activation] * 4
+        functions[2] = self.activation
+        for function, da_gate, gate in zip(functions, split(da, 4), split(gates, 4), strict=True):
+            da_gate[...] = function.derivative(gate)
+        return da
 
 
 class GRUCell(GatedCell):
@@ -388,27 +501,42 @@ class GRUCell(GatedCell):
         return a
 
     def saved_sizes(self) -> tuple[int, ...]:
-        """Kept for backward: the gates z, r, hh (in place of a_t), and u_h (n, U)."""
+        """Kept for backward: the gates z, r, hh (in place of a), and u_h (N, U)."""
         return (self.units,)
 
-    def step(
-        self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
+    def steps(
+        self,
+        a: Array,
+        history: State,
+        kept: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
     ) -> None:
-        (h_prev,), (h, u_h) = state, out
         U = self.params["recurrent_kernel"]
-        u = dropped(h_prev, drop) @ U  #                        1   u = h_{t-1} U + b_u
-        if self.use_bias:
-            u += self.params["bias"][..., 1:, :]
-        zr, hh = a_t[..., : 2 * self.units], a_t[..., 2 * self.units :]
-        zr += u[..., : 2 * self.units]
-        self.recurrent_activation(zr, out=zr)  #                2   z = σ(a_z + u_z), r alike
-        z, r = split(zr, 2)
-        u_h[...] = u[..., 2 * self.units :]
-        hh += r * u_h
-        self.activation(hh, out=hh)  #                          3   hh = tanh(a_h + r ⊙ u_h)
-        xp.subtract(h_prev, hh, out=h)
-        h *= z
-        h += hh  #                                              4   h_t = z ⊙ h_{t-1} + (1-z) ⊙ hh
+        b_u = self.params["bias"][..., 1:, :] if self.use_bias else None
+        dot, multiply, subtract = product(U), xp.multiply, xp.subtract
+        gate, activation = self.recurrent_activation.raw, self.activation.raw
+        u, h_in = like_rows(a, packing, drop)
+        ru = xp.empty_like(history[0][..., : packing.shape[0], :])
+        past, new = 2 * self.units, 3 * self.units
+        walk = packing.walk(
+            [a[..., :past], *split(a, 3), *kept],
+            history,
+            [u, u[..., :past], u[..., past:new], h_in, ru, drop],
+        )
+        for a_zr, z, r, hh, u_h, h, h_t, u, u_zr, u_new, h_in, ru, drop in walk:
+            dot(h if drop is None else multiply(h, drop, h_in), U, u)
+            if b_u is not None:
+                u += b_u  #                             1   u = h_{t-1} U + b_u
+            a_zr += u_zr
+            gate(a_zr, a_zr)  #                         2   z = σ(a_z + u_z), r alike
+            u_h[...] = u_new
+            multiply(r, u_h, ru)
+            hh += ru
+            activation(hh, hh)  #                       3   hh = tanh(a_h + r ⊙ u_h)
+            subtract(h, hh, h_t)
+            h_t *= z
+            h_t += hh  #                                4   h_t = z ⊙ h_{t-1} + (1-z) ⊙ hh
 
     def local_derivatives(
         self, state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
@@ -421,20 +549,32 @@ class GRUCell(GatedCell):
         da_h[...] = (1 - z) * self.activation.derivative(hh)  #                            4 3
         da_r[...] = da_h * u_h * self.recurrent_activation.derivative(r)  #              4 3 2
         du = da.copy()
-        split(du, 3)[2][...] *= r  #                            3   u_h comes in through r
+        split(du, 3)[2][...] *= r  #                    3   u_h comes in through r
         return da, du, z
 
-    def step_backward(
-        self, dstate: State, local: tuple[Array, ...], drop: Array | None = None
-    ) -> State:
-        (dh,), (da, du, z) = dstate, local
-        U = self.params["recurrent_kernel"]
-        for d in (da, du):
-            blocks = d.reshape(*d.shape[:-1], 3, self.units)
-            blocks *= dh[..., None, :]  #                   4 3 2   da, du = dh ⊙ local derivatives
-        dh_prev = dropped(du @ transpose(U), drop)  #           1   du Uᵀ
-        dh_prev += dh * z  #                                    4   dh_t ⊙ z
-        return (dh_prev,)
+    def steps_backward(
+        self,
+        dstate: State,
+        dstates: tuple[Array | None, ...],
+        local: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
+    ) -> None:
+        U_T = xp.ascontiguousarray(transpose(self.params["recurrent_kernel"]))
+        dot, multiply = product(U_T), xp.multiply
+        through = xp.empty_like(dstate[0])
+        walk = packing.walk_back([*local, *dstates], [*dstate, through, drop])
+        for da, du, z, dh_t, dh, through, drop in walk:
+            if dh_t is not None:
+                dh += dh_t
+            for d in (da, du):
+                by_gate = d.reshape(*dh.shape[:-1], 3, self.units)
+                by_gate *= dh[..., None, :]  #      4 3 2   da, du = dh ⊙ local derivatives
+            multiply(dh, z, through)
+            dot(du, U_T, dh)  #                         1   du Uᵀ
+            if drop is not None:
+                dh *= drop
+            dh += through  #                            4   dh_t ⊙ z
 
     def weight_gradients(
         self, x: Array, h_prev: Array, da: Array, du: Array, saved: tuple[Array, ...]
@@ -457,22 +597,36 @@ class GRUCellResetBefore(GatedCell):
 
     gates = ("z", "r", "h")
 
-    def step(
-        self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
+    def steps(
+        self,
+        a: Array,
+        history: State,
+        kept: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
     ) -> None:
-        (h_prev,), (h,) = state, out
         U = self.params["recurrent_kernel"]
-        U_zr, U_h = U[..., : 2 * self.units], U[..., 2 * self.units :]
-        zr, hh = a_t[..., : 2 * self.units], a_t[..., 2 * self.units :]
-        h_in = dropped(h_prev, drop)
-        zr += h_in @ U_zr  #                                    1   a_zr += h_{t-1} U_zr
-        self.recurrent_activation(zr, out=zr)  #                2   z, r = σ(a_zr)
-        z, r = split(zr, 2)
-        hh += (r * h_in) @ U_h  #                               3   a_h += (r ⊙ h_{t-1}) U_h
-        self.activation(hh, out=hh)  #                          4   hh = tanh(a_h)
-        xp.subtract(h_prev, hh, out=h)
-        h *= z
-        h += hh  #                                              5   h_t = z ⊙ h_{t-1} + (1-z) ⊙ hh
+        past = 2 * self.units
+        U_zr, U_h = (xp.ascontiguousarray(part) for part in (U[..., :past], U[..., past:]))
+        dot, multiply, subtract = product(U), xp.multiply, xp.subtract
+        gate, activation = self.recurrent_activation.raw, self.activation.raw
+        u, h_in = like_rows(a[..., :past], packing, drop)
+        (rh, _), (rhU, _) = (like_rows(a[..., past:], packing, None) for _ in range(2))
+        walk = packing.walk(
+            [a[..., :past], *split(a, 3)], history, [u, h_in, rh, rhU, drop]
+        )
+        for a_zr, z, r, hh, h, h_t, u, h_in, rh, rhU, drop in walk:
+            h_d = h if drop is None else multiply(h, drop, h_in)
+            dot(h_d, U_zr, u)
+            a_zr += u  #                                1   a_zr += h_{t-1} U_zr
+            gate(a_zr, a_zr)  #                         2   z, r = σ(a_zr)
+            multiply(r, h_d, rh)
+            dot(rh, U_h, rhU)
+            hh += rhU  #                                3   a_h += (r ⊙ h_{t-1}) U_h
+            activation(hh, hh)  #                       4   hh = tanh(a_h)
+            subtract(h, hh, h_t)
+            h_t *= z
+            h_t += hh  #                                5   h_t = z ⊙ h_{t-1} + (1-z) ⊙ hh
 
     def local_derivatives(
         self, state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
@@ -486,20 +640,37 @@ class GRUCellResetBefore(GatedCell):
         da_r[...] = dropped(h_prev, drop) * self.recurrent_activation.derivative(r)  #     3 2
         return da, da, z, r
 
-    def step_backward(
-        self, dstate: State, local: tuple[Array, ...], drop: Array | None = None
-    ) -> State:
-        (dh,), (da, _, z, r) = dstate, local
-        U = self.params["recurrent_kernel"]
-        U_zr, U_h = U[..., : 2 * self.units], U[..., 2 * self.units :]
-        da_z, da_r, da_h = split(da, 3)
-        da_z *= dh  #                                         5 2
-        da_h *= dh  #                                         5 4
-        drh = da_h @ transpose(U_h)  #                          3   gradient at r ⊙ h_{t-1}
-        da_r *= drh  #                                        3 2
-        dh_in = da[..., : 2 * self.units] @ transpose(U_zr)  #  1
-        dh_in += drh * r  #                                     3
-        return (dropped(dh_in, drop) + dh * z,)  #              5
+    def steps_backward(
+        self,
+        dstate: State,
+        dstates: tuple[Array | None, ...],
+        local: tuple[Array, ...],
+        packing: Packing,
+        drop: Array | None = None,
+    ) -> None:
+        da, _, z, r = local
+        past = 2 * self.units
+        U_T = transpose(self.params["recurrent_kernel"])
+        U_zr_T, U_h_T = (xp.ascontiguousarray(U) for U in (U_T[..., :past, :], U_T[..., past:, :]))
+        dot, multiply = product(U_T), xp.multiply
+        drh, through = xp.empty_like(dstate[0]), xp.empty_like(dstate[0])
+        walk = packing.walk_back(
+            [da[..., :past], *split(da, 3), z, r, *dstates], [*dstate, drh, through, drop]
+        )
+        for da_zr, da_z, da_r, da_h, z, r, dh_t, dh, drh, through, drop in walk:
+            if dh_t is not None:
+                dh += dh_t
+            multiply(dh, z, through)
+            da_z *= dh  #                             5 2
+            da_h *= dh  #                             5 4
+            dot(da_h, U_h_T, drh)  #                    3   gradient at r ⊙ h_{t-1}
+            da_r *= drh  #                            3 2
+            dot(da_zr, U_zr_T, dh)  #                   1
+            drh *= r
+            dh += drh  #                                3
+            if drop is not None:
+                dh *= drop
+            dh += through  #                            5   dh_t ⊙ z
 
     def weight_gradients(
         self, x: Array, h_prev: Array, da: Array, du: Array, saved: tuple[Array, ...]
@@ -511,7 +682,7 @@ class GRUCellResetBefore(GatedCell):
         return grads, dx
 
 
-# --- what gated cells share -----------------------------------------------------------------------
+# --- what cells share -----------------------------------------------------------------------------
 
 
 def split(array: Array, blocks: int) -> list[Array]:
@@ -520,34 +691,30 @@ def split(array: Array, blocks: int) -> list[Array]:
     return [array[..., k * size : (k + 1) * size] for k in range(blocks)]
 
 
-def activate_gates(cell: LSTMCell, a: Array) -> None:
-    """i, f, o = σ(a_i), σ(a_f), σ(a_o) and g = tanh(a_g), in place."""
-    if cell.recurrent_activation is activations.sigmoid and cell.activation is activations.tanh:
-        # σ(a) = tanh(a / 2) / 2 + 1/2, so that one tanh serves all four gates.
-        scale, shift = _sigmoid_as_tanh(a.shape[-1], a.dtype, get_backend())
-        a *= scale
-        xp.tanh(a, out=a)
-        a *= scale
-        a += shift
-        return
-    i_f, g, o = a[..., : 2 * cell.units], *split(a, 4)[2:]
-    cell.recurrent_activation(i_f, out=i_f)
-    cell.activation(g, out=g)
-    cell.recurrent_activation(o, out=o)
+def product(matrix: Array) -> Callable[[Array, Array, Array], Array]:
+    """`product(U)(h, U, out)`: out = h U, or one such product each in a stack of matrices."""
+    return xp.dot if matrix.ndim == 2 else xp.matmul
 
 
-def gate_derivatives(cell: LSTMCell, gates: Array) -> Array:
-    """σ'(a_i), σ'(a_f), tanh'(a_g), σ'(a_o), as one array beside `gates`."""
-    da = xp.empty_like(gates)
-    functions = [cell.recurrent_activation] * 4
-    functions[2] = cell.activation
-    for function, da_gate, gate in zip(functions, split(da, 4), split(gates, 4), strict=True):
-        da_gate[...] = function.derivative(gate)
-    return da
+def like_rows(a: Array, packing: Packing, drop: Array | None) -> tuple[Array, Array | None]:
+    """Room for `h U` (..., B, gates * U), and for h under dropout, if there is any."""
+    u = xp.empty((*a.shape[:-2], packing.shape[0], a.shape[-1]), a.dtype)
+    return u, None if drop is None else xp.empty_like(drop, dtype=a.dtype)
+
+
+def sigmoid_as_tanh(a: Array, lead: tuple[int, ...]) -> tuple[Array, Array]:
+    """Factors and terms that make i, f and o sigmoids, and leave g a tanh: (*lead, 4 * U) each."""
+    return _sigmoid_as_tanh(lead, a.shape[-1], a.dtype, get_backend())
 
 
 @functools.lru_cache(maxsize=64)
-def _sigmoid_as_tanh(width: int, dtype: Any, backend: str) -> tuple[Array, Array]:
-    scale = xp.full(width, 0.5, dtype=dtype)
-    scale[width // 2 : width // 4 * 3] = 1  # the candidate's block: a plain tanh
-    return scale, 1 - scale
+def _sigmoid_as_tanh(lead: tuple, width: int, dtype: Any, backend: str) -> tuple[Array, Array]:
+    half = xp.full((*lead, width), 0.5, dtype=dtype)
+    half[..., width // 2 : width // 4 * 3] = 1  # the candidate's block: a plain tanh
+    return half, 1 - half
+
+
+@functools.lru_cache(maxsize=64)
+def one_step(rows: int, backend: str) -> Packing:
+    """The plan of one step that all rows take."""
+    return Packing(np.ones((rows, 1), dtype=bool))

@@ -12,10 +12,10 @@ array([0.5, 2. ])
 Each optimizer is written as up to two rules:
 
 - `learn(g, slots, scratch)` takes a gradient into the running averages ("slots");
-- `drift(slots, scratch)` is what then moves every weight, with a gradient or without: momentum goes
-  on rolling. Where the first of the averages is 0, nothing may drift.
+- a `Drift` is what then moves every weight, with a gradient or without: momentum goes on rolling.
+  Where the first of the averages is 0, nothing may drift.
 
-Either returns what to subtract from the weights. Both work number by number, so they can be run on
+Either gives what to subtract from the weights. Both work number by number, so they can be run on
 any part of a parameter: on blocks that fit in the cache, or on the rows of an embedding that a
 batch used. The result has the same bits in every case.
 
@@ -25,13 +25,21 @@ decay is then `scale *= beta`, and the gradient enters as `M += (c / scale) * g`
 without a gradient alone. Every hundred steps or more, before `scale` gets very small, it is folded
 into `M`. Numbers that have decayed to nothing become exactly 0 there, and blocks of rows whose
 momentum is all 0 have nothing to do until the next gradient.
+
+**Drift for free.** So between two gradients only the weights of a row move, by
+`factor_t * M / (root + epsilon_t)` in each step t, where `M` and `root` rest. Nobody looks at these
+weights until a batch has the row's word in it again; then one such move, with the sum of the
+factors and the mean of the epsilons, makes up for all of them (to rounding: within one decay of the
+momentum, `epsilon_t` changes by half a percent). `fit` lets the rows wait this way (`waiting`),
+calls `catch_up` for the rows that a batch is about to use, and `settle` before anything else
+looks at the weights.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -105,7 +113,7 @@ class Optimizer:
         self._scratch: list[Array] = []
 
     def rules(self, rate: float) -> tuple[Learn, Drift | None]:
-        """`learn` and `drift` of this step; see the head of this module."""
+        """How this step learns and drifts; see the head of this module."""
         raise NotImplementedError(f"{type(self).__name__} has no rules")
 
     def derive(self, averages: dict[str, Array]) -> None:
@@ -140,6 +148,7 @@ class Optimizer:
         self,
         params: Mapping[Hashable, Array],
         grads: Mapping[Hashable, Array | RowGradient],
+        waiting: Collection[Hashable] = (),
     ) -> None:
         """Do one step: change the arrays of `params` in place.
 
@@ -147,6 +156,8 @@ class Optimizer:
             params: key → weights, of any shape.
             grads: key → gradient of the same shape, or a `RowGradient`. Parameters without a
                 gradient stay as they are.
+            waiting: keys of tables with a `RowGradient` whose weights need not move yet: until
+                `catch_up` or `settle` they are those of an earlier step.
 
         Raises:
             ValueError: if a gradient has no parameter or another shape.
@@ -161,10 +172,25 @@ class Optimizer:
         self._decay()
         learn, drift = self.rules(rate)
         for part in self._parts:
-            part.step(grads, learn, drift, self._scratch)
+            part.step(grads, learn, drift, self._scratch, wait=part.keys[0] in waiting)
+
+    def catch_up(self, key: Hashable, ids: Array) -> None:
+        """Bring these rows of a waiting table up to date, before a batch looks at them.
+
+        ids: row numbers of any shape, on the host; a row may come several times.
+        """
+        for part in self._parts:
+            if part.keys == [key]:
+                part.catch_up(ids, self._scratch)
+
+    def settle(self) -> None:
+        """Bring all weights up to date."""
+        for part in self._parts:
+            part.settle(self._scratch)
 
     def _plan(self, params: Mapping, grads: Mapping) -> None:
         """Lay out the averages of these parameters, and go on from what is known of them."""
+        self.settle()
         planned = {key: params[key] for key in grads}
         self._parts = stepping.parts_of(planned, grads, self.slots)
         for part in self._parts:
@@ -205,6 +231,7 @@ class Optimizer:
 
     def _fold(self, slot: str) -> None:
         """Multiply the scale into its averages, and round to 0 what has come to nothing."""
+        self.settle()
         folded = [averages[slot] for averages in self._averages.values()]
         folded += [a for name, a in self._loaded.items() if name.rpartition("/")[2] == slot]
         for average in folded:
@@ -247,6 +274,7 @@ class Optimizer:
         An average is kept under `key/slot` and what it is to be multiplied with under
         `scale/slot`. The parts of a key that is a tuple are joined by `/`.
         """
+        self.settle()
         state: dict[str, Any] = {"iterations": self.iterations}
         if not isinstance(self._learning_rate, LearningRateSchedule):
             state["learning_rate"] = self._learning_rate
@@ -272,6 +300,7 @@ class Optimizer:
                 f"optimizer state: {', '.join(missing)} not found; this is not the state of "
                 f"{type(self).__name__} with these settings"
             )
+        self.settle()
         self.iterations = int(state.pop("iterations"))
         rate = state.pop("learning_rate", None)
         if rate is not None and not isinstance(self._learning_rate, LearningRateSchedule):
@@ -370,11 +399,7 @@ class SGD(Optimizer):
             velocity += xp.multiply(g, rate / scale, out=scratch[0])
             return descend(g, slots, scratch) if self.nesterov else None
 
-        def drift(slots: list[Array], scratch: list[Array]) -> Array:
-            (velocity,) = slots
-            return xp.multiply(velocity, taken, out=scratch[0])
-
-        return learn, drift
+        return learn, Drift(_roll, taken)
 
 
 class RMSprop(Optimizer):
@@ -436,10 +461,7 @@ class RMSprop(Optimizer):
             named["momentum"] += s
             return None
 
-        def drift(slots: list[Array], scratch: list[Array]) -> Array:
-            return xp.multiply(slots[0], scales["momentum"], out=scratch[0])
-
-        return learn, drift if self.momentum else None
+        return learn, Drift(_roll, scales["momentum"]) if self.momentum else None
 
 
 class Adagrad(Optimizer):
@@ -536,19 +558,26 @@ class Adam(Optimizer):
             s *= v_fresh
             v += s  #                                v += (1 - beta_2) * g**2   (times 1 / v_scale)
             xp.sqrt(v, out=root)
-            return drift(slots, scratch) if self.lazy else None
+            return move(slots, scratch, factor, epsilon) if self.lazy else None
 
-        def drift(slots: list[Array], scratch: list[Array]) -> Array:
+        def move(slots: list[Array], scratch: list[Array], factor: Any, epsilon: Any) -> Array:
             m, _, root = slots
             s = xp.add(root, epsilon, out=scratch[0])
             xp.divide(m, s, out=s)  #                m / (sqrt(v) + epsilon)
             s *= factor
             return s
 
-        return learn, None if self.lazy else drift
+        # epsilon grows by 1 - sqrt(beta_2) a step, and m goes by 1 - beta_1.
+        steady = 1 - math.sqrt(self.beta_2) <= 0.01 * (1 - self.beta_1)
+        return learn, None if self.lazy else Drift(move, factor, epsilon, steady)
 
     def derive(self, averages: dict[str, Array]) -> None:
         xp.sqrt(averages["v"], out=averages["root"])
+
+
+def _roll(slots: list[Array], scratch: list[Array], factor: Any, epsilon: Any) -> Array:
+    """The drift of plain momentum, which is the first of the averages."""
+    return xp.multiply(slots[0], factor, out=scratch[0])
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

@@ -182,8 +182,11 @@ def _by_step(array: Array | None, start: int, k: int, n: int) -> Any:
     if array is None:
         return _NONE
     block = array[..., start : start + k * n, :]
-    views = block.reshape(*array.shape[:-2], k, n, *array.shape[-1:])
-    return views if views.ndim == 3 else views.swapaxes(0, -3)
+    if k == 1:
+        return (block,)
+    if block.ndim == 2:
+        return block.reshape(k, n, -1)
+    return block.reshape(*array.shape[:-2], k, n, -1).swapaxes(0, -3)
 
 
 def _prefixes(rows: Iterable[Array | None], n: int, k: int) -> list[Iterator[Any]]:

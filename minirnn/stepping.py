@@ -6,18 +6,19 @@ of a parameter at a time, and that is chosen for speed:
 - a large parameter (`Part`) is updated block by block, so that the numbers at hand stay in cache;
 - small parameters (`Pool`) are laid end to end and updated in one go;
 - a table with a gradient for few of its rows (`Table`), the weights of an `Embedding`, learns from
-  these rows only, and only blocks of rows that have any momentum drift.
+  these rows only, and only blocks of rows that have any momentum drift, at once or when their
+  weights are next looked at.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn.backend import Array, get_backend, xp
+from minirnn.backend import Array, get_backend, to_device, to_host, xp
 from minirnn.base import RowGradient
 
 BLOCK = 32_768  # numbers updated at a time: with their averages they fit in the second-level cache
@@ -25,7 +26,27 @@ LIVE_BLOCK = 4_096  # numbers of a table that rest or are updated together
 SMALL = 16_384  # parameters below this size are updated together, in one go
 
 Learn = Callable[[Array, "list[Array]", "list[Array]"], "Array | None"]
-Drift = Callable[["list[Array]", "list[Array]"], "Array"]
+
+
+class Drift(NamedTuple):
+    """How weights move in a step without looking at a gradient.
+
+    move: `move(slots, scratch, factor, epsilon)` → what to subtract. It is proportional to
+        `factor`; both are numbers, or columns (rows, 1).
+    factor, epsilon: those of this step.
+    steady: whether epsilon changes so slowly that one move, with the sum of the factors and the
+        mean of the epsilons, can stand for the moves of many steps.
+    """
+
+    move: Callable[[list[Array], list[Array], Any, Any], Array]
+    factor: float
+    epsilon: float = 0.0
+    steady: bool = True
+
+    def __call__(self, slots: list[Array], scratch: list[Array]) -> Array:
+        return self.move(slots, scratch, self.factor, self.epsilon)
+
+
 
 
 def parts_of(params: Mapping, grads: Mapping, slots: dict[str, float]) -> list[Part]:
@@ -82,7 +103,15 @@ class Part:
     def find_live(self) -> None:
         """Only a table has rows that may rest."""
 
-    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+    def catch_up(self, ids: np.ndarray, scratch: list) -> None:
+        """Only a table has rows that wait."""
+
+    def settle(self, scratch: list) -> None:
+        """Only a table has rows that wait."""
+
+    def step(
+        self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list, wait: bool = False
+    ) -> None:
         gradient = _densified(grads[self.keys[0]], self.shapes[0])
         self.step_dense(gradient.reshape(-1), learn, drift, scratch)
 
@@ -109,7 +138,9 @@ class Pool(Part):
         self.gradient = xp.empty(self.size, dtype=self.params[0].dtype)
         return xp.empty(self.size, dtype=self.params[0].dtype)
 
-    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+    def step(
+        self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list, wait: bool = False
+    ) -> None:
         gradients = [
             _densified(grads[key], shape) for key, shape in zip(self.keys, self.shapes, strict=True)
         ]
@@ -127,9 +158,15 @@ class Table(Part):
         super().__init__(keys, params, slots)
         self.width = max(1, self.size // max(1, len(self.params[0])))  # numbers in a row
         self.rows_at_once = max(1, self.block // self.width)
-        self.scratch_size = max(self.block, self.width)
+        self.scratch_size = self.block + self.width  # whole rows, where a block ends within one
         self.live_rows = max(1, LIVE_BLOCK // self.width)
         self.tables = list(self.averages_of(keys[0]).values())
+        # What has been summed up of the drift that rows wait for, and of what each row has had.
+        self.factors = self.weighted = 0.0
+        self.had_factors = xp.zeros(len(self.params[0]))
+        self.had_weighted = xp.zeros(len(self.params[0]))
+        self.wanted = np.zeros(len(self.params[0]), dtype=bool)
+        self.move: Any = None
 
     def find_live(self) -> None:
         """Look up which blocks of rows have a first average that is not 0 everywhere."""
@@ -152,20 +189,78 @@ class Table(Part):
             self.live[rows] = True
             self.cut_live()
 
-    def step(self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list) -> None:
+    def step(
+        self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list, wait: bool = False
+    ) -> None:
         gradient = grads[self.keys[0]]
         if not isinstance(gradient, RowGradient):
+            self.settle(scratch)
             self.wake(slice(None))
             super().step(grads, learn, drift, scratch)
             return
+        wait = wait and drift is not None and drift.steady
+        if not wait:
+            self.settle(scratch)
+        elif self.factors:
+            self.catch_up(to_host(gradient.ids), scratch)
         self.learn_rows(gradient, learn, scratch)
-        if drift is not None:
-            if get_backend() == "numpy":
-                self.wake(gradient.ids // self.live_rows)
-            for start, stop in self.live_blocks:
-                slots = [flat[start:stop] for flat in self.slots.values()]
-                weights = self.weights[start:stop]
-                weights -= drift(slots, [buffer[: stop - start] for buffer in scratch])
+        if drift is None:
+            return
+        if get_backend() == "numpy":
+            self.wake(gradient.ids // self.live_rows)
+        if wait:
+            self.move = drift.move
+            self.factors += drift.factor
+            self.weighted += drift.factor * drift.epsilon
+            return
+        for start, stop in self.live_blocks:
+            slots = [flat[start:stop] for flat in self.slots.values()]
+            weights = self.weights[start:stop]
+            weights -= drift(slots, [buffer[: stop - start] for buffer in scratch])
+
+    # -- rows that wait --
+
+    def catch_up(self, ids: np.ndarray, scratch: list) -> None:
+        if not self.factors:
+            return
+        self.wanted[ids] = True
+        rows = np.flatnonzero(self.wanted)
+        self.wanted[rows] = False
+        rows = to_device(rows)
+        rows = rows[self.had_factors[rows] != self.factors]
+        (weights,) = self.params
+        for start in range(0, len(rows), self.rows_at_once):
+            chosen = rows[start : start + self.rows_at_once]
+            moved = weights.take(chosen, axis=0)
+            slots = [table.take(chosen, axis=0) for table in self.tables]
+            moved -= self.waited(chosen, slots, scratch)
+            weights[chosen] = moved
+        self.had_factors[rows] = self.factors
+        self.had_weighted[rows] = self.weighted
+
+    def settle(self, scratch: list) -> None:
+        if not self.factors:
+            return
+        (weights,) = self.params
+        for first, last in self.live_blocks:
+            rows = slice(first // self.width, last // self.width)
+            weights[rows] -= self.waited(rows, [table[rows] for table in self.tables], scratch)
+        self.factors = self.weighted = 0.0
+        self.had_factors[:] = 0
+        self.had_weighted[:] = 0
+
+    def waited(self, rows: Any, slots: list[Array], scratch: list) -> Array:
+        """All that these rows have waited for, as one move."""
+        factor = self.factors - self.had_factors[rows]
+        epsilon = self.weighted - self.had_weighted[rows]
+        had_all = factor == 0
+        epsilon += had_all  # no 0 / 0 where there is nothing to move
+        epsilon /= factor + had_all
+        columns = [column.astype(self.weights.dtype)[:, None] for column in (factor, epsilon)]
+        shape = slots[0].shape
+        buffers = [b[: slots[0].size].reshape(len(slots[0]), self.width) for b in scratch]
+        flat = [slot.reshape(len(slot), self.width) for slot in slots]
+        return self.move(flat, buffers, *columns).reshape(shape)
 
     def learn_rows(self, gradient: RowGradient, learn: Learn, scratch: list) -> None:
         (weights,) = self.params

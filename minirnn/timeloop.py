@@ -1,9 +1,9 @@
 """The time loop: a cell walked over all real steps of a batch, and backwards through time.
 
-There is one loop for every cell, mask and direction. It runs over packed steps (packing.py), hands
-the cell views of arrays made once per call, and keeps all states in the *history*, whose first B
-rows are the initial state. So the state before a step, the state after it, and the gradients of
-both are slices, and nothing is copied or allocated per step but what the cell's equations make.
+There is one loop for every mask and direction: the cell's own, over packed steps (packing.py). What
+stands here is what comes before and after it: the products that serve all steps at once, and the
+arrays that the loop works in. All states are kept in the *history*, whose first B rows are the
+initial state, so that the states before and after a step are views, and nothing is copied.
 
 Legend: B rows, N real steps, F features, U units; `...` a leading axis of two where both directions
 of a Bidirectional layer run in one loop.
@@ -19,7 +19,7 @@ from minirnn.packing import Packing
 
 
 class LoopCache(NamedTuple):
-    """What `run_backward` needs to know of a run."""
+    """What `run_backward` needs to know of a run; `drop` has its rows in the packing's order."""
 
     x: Array
     packing: Packing
@@ -48,26 +48,24 @@ def run(
     for states, first in zip(history, initial_state, strict=True):
         states[..., :B, :] = first[..., packing.order, :]
     kept = tuple(xp.empty((*lead, N, size), a.dtype) for size in cell.saved_sizes())
-    if drop is not None:
-        drop = drop[..., packing.order, :]
-
-    for block, before, after in packing.steps:
-        state = [states[..., before, :] for states in history]
-        out = [states[..., after, :] for states in history]
-        out += [array[..., block, :] for array in kept]
-        drop_t = None if drop is None else drop[..., : block.stop - block.start, :]
-        cell.step(a[..., block, :], state, out, drop_t)
-    return history, LoopCache(x, packing, history, (a, *kept), drop)
+    drop_sorted = None if drop is None else drop[..., packing.order, :]
+    cell.steps(a, history, kept, packing, drop_sorted)
+    return history, LoopCache(x, packing, history, (a, *kept), drop_sorted)
 
 
 def run_backward(
-    cell: Cell, dhistory: State, cache: LoopCache
+    cell: Cell,
+    dfinal: tuple[Array | None, ...],
+    dhistory: tuple[Array | None, ...],
+    cache: LoopCache,
 ) -> tuple[Array, State, dict[str, Array]]:
     """Backpropagation through time.
 
     Args:
-        dhistory: (..., B + N, U) for each state: the gradient that reaches each state from outside
-            the loop. Used up: on the way back, the loop adds what comes through later steps.
+        dfinal: (..., B, U) for each state, rows in the order of the batch: the gradient that
+            reaches each row's last state; None for zeros.
+        dhistory: (..., B + N, U) for each state: what else reaches each state of the history from
+            outside the loop; None for zeros.
 
     Returns:
         dx (..., N, F); the gradients of the initial state, rows in the order of the batch; and
@@ -75,22 +73,21 @@ def run_backward(
     """
     x, packing, history, saved, drop = cache
     B = len(packing.order)
-    state_prev = tuple(states[..., packing.previous, :] for states in history)
+    state_prev = tuple(xp.take(states, packing.previous, axis=-2) for states in history)
     state = tuple(states[..., B:, :] for states in history)
     drop_all = None if drop is None else drop[..., packing.ranks, :]
     local = cell.local_derivatives(state_prev, state, saved, drop_all)
 
-    for block, before, after in reversed(packing.steps):
-        dstate = [d[..., after, :] for d in dhistory]
-        local_t = [array[..., block, :] for array in local]
-        drop_t = None if drop is None else drop[..., : block.stop - block.start, :]
-        dstate_prev = cell.step_backward(dstate, local_t, drop_t)
-        for d, through_this_step in zip(dhistory, dstate_prev, strict=True):
-            d[..., before, :] += through_this_step
+    dstate = tuple(
+        xp.zeros_like(states[..., :B, :]) if d is None else d[..., packing.order, :]
+        for states, d in zip(history, dfinal, strict=True)
+    )
+    dstates = tuple(None if d is None else d[..., B:, :] for d in dhistory)
+    cell.steps_backward(dstate, dstates, local, packing, drop)
 
     da, du = local[:2]
     grads, dx = cell.weight_gradients(x, dropped(state_prev[0], drop_all), da, du, saved)
-    dinitial = tuple(xp.empty_like(d[..., :B, :]) for d in dhistory)
-    for unsorted, d in zip(dinitial, dhistory, strict=True):
-        unsorted[..., packing.order, :] = d[..., :B, :]
+    dinitial = tuple(xp.empty_like(d) for d in dstate)
+    for unsorted, d, further in zip(dinitial, dstate, dhistory, strict=True):
+        unsorted[..., packing.order, :] = d if further is None else d + further[..., :B, :]
     return dx, dinitial, grads

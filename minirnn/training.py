@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from minirnn.backend import to_host, xp
 from minirnn.batches import ArrayBatches, Batch, batches
 from minirnn.callbacks import Callback, History
 from minirnn.checks import whole_number
+from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
 
 
@@ -45,13 +47,33 @@ def loss_and_gradients(
     return value, grads, activation(out), mask
 
 
-def train_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
-    """Changes the model's weights by one step; `(loss, predictions, mask)` from before it."""
+def train_step(
+    model: Any, x: Any, y: Any, sample_weight: Any = None, wait: bool = False
+) -> tuple[Any, Any, Any]:
+    """Changes the model's weights by one step; `(loss, predictions, mask)` from before it.
+
+    wait: let rows of the model's embedding that this batch does not use wait for their drift (see
+    optimizers.py); whoever asks for that calls `model.optimizer.settle()` in the end.
+    """
+    table = catch_up(model, x) if wait else ()
     loss, grads, y_pred, mask = loss_and_gradients(model, x, y, sample_weight)
-    if np.isfinite(loss := float(to_host(loss))):
+    if math.isfinite(loss := float(to_host(loss))):
         params = model.trainable_params
-        model.optimizer.apply(params, {key: grads[key] for key in params})
+        model.optimizer.apply(params, {key: grads[key] for key in params}, table)
     return loss, y_pred, mask
+
+
+def catch_up(model: Any, x: Any) -> tuple[str, ...]:
+    """Bring the rows that this batch looks up up to date, and tell the key of their table.
+
+    Only of a model that begins with an Embedding is it known which rows a batch will look up.
+    """
+    first = model.training_parts(x)[0].layers[0]
+    if not isinstance(first, Embedding) or not first.trainable:
+        return ()
+    key = f"{first.name}_embeddings"
+    model.optimizer.catch_up(key, checked_ids(first.name, x, first.input_dim))
+    return (key,)
 
 
 def test_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
@@ -144,16 +166,21 @@ def fit(
         means = RunningMeans(model)
         steps = steps_per_epoch or known_length(data)
         with Progress(f"Epoch {epoch + 1}/{epochs}", steps, verbose) as progress:
-            for step, batch in enumerate(next(sources)):
-                xb, yb, weight = prepared(batch, class_weight, model.loss.sparse)
-                loss, y_pred, mask = train_step(model, xb, yb, weight)
-                if not np.isfinite(loss):
-                    when = f"epoch {epoch + 1}, step {step + 1}"
-                    raise NonFiniteError(explain_non_finite(model, xb, loss, when))
-                means.update(loss, yb, y_pred, weight, mask)
-                progress.advance(means)
-                for watcher in stepwise:
-                    watcher.on_train_batch_end(step, means.logs())
+            try:
+                for step, batch in enumerate(next(sources)):
+                    xb, yb, weight = prepared(batch, class_weight, model.loss.sparse)
+                    loss, y_pred, mask = train_step(model, xb, yb, weight, wait=True)
+                    if not math.isfinite(loss):
+                        when = f"epoch {epoch + 1}, step {step + 1}"
+                        raise NonFiniteError(explain_non_finite(model, xb, loss, when))
+                    means.update(loss, yb, y_pred, weight, mask)
+                    progress.advance(means)
+                    if stepwise:
+                        model.optimizer.settle()
+                    for watcher in stepwise:
+                        watcher.on_train_batch_end(step, means.logs())
+            finally:
+                model.optimizer.settle()
             logs = means.logs()
             if validation is not None:
                 figures = run_evaluation(model, validation)

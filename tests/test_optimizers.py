@@ -175,6 +175,60 @@ def test_rows_drift_on_without_a_gradient():
     assert np.all(params["t"][2] != path[0][2])
 
 
+@every_optimizer
+@pytest.mark.parametrize("schedule", [False, True])
+def test_rows_that_wait_end_where_those_end_that_move_at_each_step(make, schedule, monkeypatch):
+    """Whoever looks sees the same weights, to rounding: the rows caught up with, and all rows."""
+    monkeypatch.setattr(stepping, "BLOCK", 77)
+    rng = np.random.default_rng(7)
+    rows, width = 61, 7
+    table = rng.normal(scale=0.05, size=(rows, width))
+    waiting, prompt = make(), make()
+    if schedule:
+        for optimizer in (waiting, prompt):
+            optimizer.learning_rate = schedules.InverseTimeDecay(0.02, 50, 0.5)
+    params, twins = {"t": table.copy()}, {"t": table.copy()}
+    for step in range(400):
+        gradient = random_rows(rng, rows if step % 40 == 0 else 12, width, 9)
+        scale = 10.0 ** rng.uniform(-9, 0, size=(len(gradient.ids), 1))  # epsilon matters, or not
+        gradient = RowGradient(gradient.ids, gradient.rows.astype(np.float64) * scale)
+        looked_up = np.concatenate([gradient.ids, gradient.ids[:3], rng.integers(0, rows, 2)])
+        waiting.catch_up("t", looked_up)
+        np.testing.assert_allclose(
+            params["t"][looked_up], twins["t"][looked_up], rtol=0, atol=3e-7, err_msg=f"{step}"
+        )
+        waiting.apply(params, {"t": gradient}, waiting=("t",))
+        prompt.apply(twins, {"t": gradient})
+        if step in (30, 31, 200):
+            waiting.settle()
+            waiting.settle()  # twice is once
+            np.testing.assert_allclose(params["t"], twins["t"], rtol=0, atol=3e-7)
+    state, twin = waiting.state_dict(), prompt.state_dict()  # it settles
+    np.testing.assert_allclose(params["t"], twins["t"], rtol=0, atol=3e-7)
+    assert state.keys() == twin.keys()
+
+
+def test_a_row_that_waits_stays_until_it_is_looked_at():
+    """What is left undone is the drift of the rows that nobody used, and nothing else."""
+    optimizer, params = Adam(0.01), {"t": np.ones((9, 3)), "b": np.ones(2)}
+    none = RowGradient(np.array([], dtype=int), np.zeros((0, 3)))
+    one = RowGradient(np.array([2]), np.ones((1, 3)))
+    optimizer.apply(params, {"t": one, "b": np.ones(2)}, waiting=("t",))
+    assert (params["t"] == 1).all() and (params["b"] < 1).all()
+    for _ in range(5):
+        optimizer.apply(params, {"t": none, "b": np.ones(2)}, waiting=("t",))
+    optimizer.catch_up("t", np.array([[2, 3], [2, 2]]))
+    moved = params["t"].copy()
+    assert (moved[2] < 0.98).all() and (np.delete(moved, 2, axis=0) == 1).all()
+    optimizer.settle()
+    assert np.array_equal(params["t"], moved)
+    # A step that does not wait brings everything up to date first.
+    optimizer.apply(params, {"t": none, "b": np.ones(2)}, waiting=("t",))
+    optimizer.apply(params, {"t": none, "b": np.ones(2)})
+    path = oracle(Adam(0.01), np.ones((9, 3)), [one.dense((9, 3))] + [0] * 7, [0.01] * 8)
+    np.testing.assert_allclose(params["t"], path[-1], rtol=1e-6)
+
+
 def test_momentum_that_came_to_nothing_is_zero_and_its_rows_rest():
     optimizer = Adam(0.01)
     params = {"t": np.zeros((500, 64), dtype=np.float32)}

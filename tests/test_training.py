@@ -405,13 +405,44 @@ def test_evaluate_without_metrics_is_the_loss_alone():
     assert isinstance(model.evaluate(x, y, verbose=0), float)
 
 
+@pytest.mark.parametrize("ending", ["the end", "a stop", "an error"])
+def test_the_weights_are_up_to_date_however_training_ends(ending):
+    """In `fit` rows of the embedding that no batch uses wait; afterwards none may."""
+
+    class Ends(Callback):
+        def on_epoch_begin(self, epoch):
+            if ending == "an error" and epoch == 1:
+                raise KeyboardInterrupt
+
+        def on_epoch_end(self, epoch, logs):
+            self.model.stop_training = ending == "a stop"
+
+    x, y = ids(), labels()
+    model, twin = (make("lstm")[0] for _ in range(2))
+    for each in (model, twin):
+        randomize(each)
+    epochs = 2 if ending == "an error" else 1
+    try:
+        model.fit(x, y, 4, epochs, verbose=0, shuffle=False, callbacks=[Ends()])
+    except KeyboardInterrupt:
+        assert ending == "an error"
+    for start in range(0, len(x), 4):
+        twin.train_on_batch(x[start : start + 4], y[start : start + 4])
+    for got, want in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
 def test_an_evaluation_inside_a_training_leaves_its_figures_alone():
     class Evaluates(Callback):
         def on_train_batch_end(self, batch, logs):
             found.append(self.model.evaluate(other, labels(seed=9), verbose=0, return_dict=True))
 
+    class Watches(Callback):
+        def on_train_batch_end(self, batch, logs):
+            """Whoever looks after each step has all weights moved at each step."""
+
     x, y, other, found = ids(), labels(), ids(seed=8), []
-    plain, expected = fitted(x, y, batch_size=4)
+    plain, expected = fitted(x, y, batch_size=4, callbacks=[Watches()])
     model, figures = fitted(x, y, batch_size=4, callbacks=[Evaluates()])
     assert figures == expected
     assert same_weights(model, plain)

@@ -142,19 +142,22 @@ class Bidirectional(Layer):
         ((B, T, F), loop, drop_x, state_given), back, ys = cache
         ahead = loop.packing
         dys, dstates = self._split_gradients(dy, ys)
-        dhistory = tuple(xp.zeros_like(h) for h in loop.history)
-        for way, packing in enumerate((ahead, back)):
-            if dys[way] is not None and self.return_sequences:
-                show_steps_backward(dys[way], dhistory[0][way], packing, zero_masked=True)
-            elif dys[way] is not None:
-                dhistory[0][way][packing.final] = dys[way]
-            for d, dstate in zip(dhistory, dstates[way], strict=False):
-                if dstate is not None:
-                    d[way][packing.final] += dstate
+        states = len(loop.history)
+        dfinal = [list(way) or [None] * states for way in dstates]
+        dhistory: list[Array | None] = [None] * states
+        if self.return_sequences and any(dy is not None for dy in dys):
+            dhistory[0] = xp.zeros_like(loop.history[0])
+            for dh, dy, packing in zip(dhistory[0], dys, (ahead, back), strict=True):
+                if dy is not None:
+                    dh[...] = show_steps_backward(dy, packing, zero_masked=True)
+        elif not self.return_sequences:
+            for way, dy in zip(dfinal, dys, strict=True):
+                way[0] = way[0] if dy is None else dy if way[0] is None else dy + way[0]
+        both = [_pair(d, loop.history[0][:, : B]) for d in zip(*dfinal, strict=True)]
 
         cell_grads: dict[str, Array]
         cell = self.forward_layer.cell.stack(self.backward_layer.cell)
-        dx_packed, dinitial, cell_grads = run_backward(cell, dhistory, loop)
+        dx_packed, dinitial, cell_grads = run_backward(cell, both, dhistory, loop)
         if drop_x is not None:
             dx_packed[0] *= drop_x[0][ahead.rows]
             dx_packed[1] *= drop_x[1][back.rows]
@@ -216,3 +219,14 @@ class Bidirectional(Layer):
                 f"backward), received {len(given)}"
             )
         return tuple(given[:count]), tuple(given[count:])
+
+
+def _pair(ways: tuple[Array | None, Array | None], like: Array) -> Array | None:
+    """The gradients of both directions as one array (2, ...) of the kind of `like`."""
+    if all(way is None for way in ways):
+        return None
+    pair = xp.zeros_like(like)
+    for target, way in zip(pair, ways, strict=True):
+        if way is not None:
+            target[...] = way
+    return pair

@@ -201,18 +201,15 @@ class RNN(Layer):
         (B, T, F), loop, drop_x, state_given = cache
         packing = loop.packing
         dy, *dstates = dy if self.return_state else (dy,)
-        dhistory = tuple(xp.zeros_like(h) for h in loop.history)
+        dfinal = list(dstates) or [None] * len(loop.history)
+        dhistory: list[Array | None] = [None] * len(loop.history)
         if dy is not None and self.return_sequences:
             if self.go_backwards:
                 dy = dy[:, ::-1]
-            show_steps_backward(dy, dhistory[0], packing, self.zero_output_for_mask)
+            dhistory[0] = show_steps_backward(dy, packing, self.zero_output_for_mask)
         elif dy is not None:
-            dhistory[0][packing.final] = dy
-        for d, dstate in zip(dhistory, dstates, strict=False):
-            if dstate is not None:
-                d[packing.final] += dstate
-
-        dx_packed, dinitial, grads = run_backward(self.cell, dhistory, loop)
+            dfinal[0] = dy if dfinal[0] is None else dy + dfinal[0]
+        dx_packed, dinitial, grads = run_backward(self.cell, dfinal, dhistory, loop)
         if drop_x is not None:
             dx_packed *= drop_x[packing.rows]
         dx = xp.zeros((B * T, F), dx_packed.dtype)
@@ -340,14 +337,16 @@ def show_steps(h: Array, packing: Packing, zero_masked: bool) -> Array:
     return y.reshape(B, T, h.shape[-1])
 
 
-def show_steps_backward(dy: Array, dh: Array, packing: Packing, zero_masked: bool) -> None:
-    """Adds dy (B, T, U) to dh (B + N, U), the gradient of the history.
+def show_steps_backward(dy: Array, packing: Packing, zero_masked: bool) -> Array:
+    """(B + N, U), the gradient of the history, from dy (B, T, U), that of what it shows.
 
     A masked position repeats the state of an earlier step, so its gradient goes to that step.
     """
     B, T = packing.shape
-    flat = dy.reshape(B * T, dh.shape[-1])
+    flat = dy.reshape(B * T, dy.shape[-1])
+    dh = xp.zeros((B + len(packing), dy.shape[-1]), dy.dtype)
     if zero_masked or not packing.repeats:
-        dh[B:] += xp.take(flat, packing.gather, axis=0)
+        dh[B:] = xp.take(flat, packing.gather, axis=0)
     else:
-        dh[packing.run_sources] += sum_runs(flat, packing.runs)
+        dh[packing.run_sources] = sum_runs(flat, packing.runs)
+    return dh

@@ -1,7 +1,8 @@
-"""minirnn itself: what a user's `train_on_batch` and `predict` cost."""
+"""minirnn itself: `fit` over the batches, timed as a whole pass, and `predict`."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,26 @@ class Peer:
     def prepare(self, x: np.ndarray, y: np.ndarray | None) -> Any:
         return x, y
 
+    def timed_pass(self, batches: list[Any]) -> list[float]:
+        begun = time.perf_counter()
+        self.model.fit(Stream(batches), verbose=0)
+        return [(time.perf_counter() - begun) / len(batches)] * len(batches)
+
     def train(self, batch: Any) -> float:
         return self.model.train_on_batch(*batch)
 
     def infer(self, batch: Any) -> np.ndarray:
         return self.model.predict_on_batch(batch[0])
+
+
+class Stream:
+    """Batches that `fit` can walk again and again."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
 
 
 def model_layers(lesson: Lesson) -> list[layers.Layer]:
