@@ -108,7 +108,10 @@ class Cell:
         }
         if self.use_bias:
             drawn["bias"] = self.initial_bias(width)
-        self.params = {key: to_device(value) for key, value in drawn.items()}
+        # An initializer may hand over a transposed view, which every product would pay for.
+        self.params = {
+            key: to_device(np.ascontiguousarray(value)) for key, value in drawn.items()
+        }
 
     def initial_bias(self, width: int) -> Array:
         return self.bias_initializer((width,))

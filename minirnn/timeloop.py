@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from minirnn.backend import Array, xp
 from minirnn.cells import Cell, State, dropped
+from minirnn.compiled import loops
 from minirnn.packing import Packing
 
 
@@ -30,7 +31,7 @@ class LoopCache(NamedTuple):
 
 def run(
     cell: Cell, x: Array, packing: Packing, initial_state: State, drop: Array | None = None
-) -> tuple[State, LoopCache]:
+) -> LoopCache:
     """Walk `cell` over all real steps.
 
     Args:
@@ -39,7 +40,7 @@ def run(
         drop: (..., B, U) recurrent dropout, or None.
 
     Returns:
-        The history (..., B + N, U) of each state, and the cache.
+        The history of each state, with all else that `run_backward` needs.
     """
     B, N = len(packing.order), len(packing)
     a = cell.project(x)
@@ -49,8 +50,8 @@ def run(
         states[..., :B, :] = first[..., packing.order, :]
     kept = tuple(xp.empty((*lead, N, size), a.dtype) for size in cell.saved_sizes())
     drop_sorted = None if drop is None else drop[..., packing.order, :]
-    cell.steps(a, history, kept, packing, drop_sorted)
-    return history, LoopCache(x, packing, history, (a, *kept), drop_sorted)
+    loops(cell, a.dtype, drop_sorted).steps(a, history, kept, packing, drop_sorted)
+    return LoopCache(x, packing, history, (a, *kept), drop_sorted)
 
 
 def run_backward(
@@ -76,14 +77,15 @@ def run_backward(
     state_prev = tuple(xp.take(states, packing.previous, axis=-2) for states in history)
     state = tuple(states[..., B:, :] for states in history)
     drop_all = None if drop is None else drop[..., packing.ranks, :]
-    local = cell.local_derivatives(state_prev, state, saved, drop_all)
+    loop = loops(cell, saved[0].dtype, drop)
+    local = loop.local_derivatives(state_prev, state, saved, drop_all)
 
     dstate = tuple(
         xp.zeros_like(states[..., :B, :]) if d is None else d[..., packing.order, :]
         for states, d in zip(history, dfinal, strict=True)
     )
     dstates = tuple(None if d is None else d[..., B:, :] for d in dhistory)
-    cell.steps_backward(dstate, dstates, local, packing, drop)
+    loop.steps_backward(dstate, dstates, local, packing, drop)
 
     da, du = local[:2]
     grads, dx = cell.weight_gradients(x, dropped(state_prev[0], drop_all), da, du, saved)

@@ -1,4 +1,4 @@
-"""A recurrent layer that reads in both directions, both in one time loop."""
+"""A recurrent layer that reads in both directions, side by side."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from minirnn.backend import Array, xp
 from minirnn.base import Layer, Shape
 from minirnn.dropout import draw_dropout
-from minirnn.layers.recurrent import RNN, RecurrentCache, show_steps, show_steps_backward
+from minirnn.layers.recurrent import RNN, gradients_of_states, show_steps
 from minirnn.packing import Mask
-from minirnn.timeloop import run, run_backward
+from minirnn.threads import side_by_side
+from minirnn.timeloop import LoopCache, run, run_backward
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
@@ -18,8 +19,7 @@ MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 class Bidirectional(Layer):
     """Two copies of a recurrent layer, one of which reads from the last step to the first.
 
-    The row lengths of a batch are the same in both directions, so both run in one time loop: every
-    array has a leading axis of two (forward, backward), and one product serves both.
+    Neither direction waits for the other, so they run side by side, on two threads where that pays.
 
     With `return_sequences`, the outputs of the backward copy are turned back in time before they
     are merged, so that position t holds what both know of it, and masked positions hold 0 (as in
@@ -103,73 +103,56 @@ class Bidirectional(Layer):
         x, ahead = first.checked(x, mask, False)
         x, back = second.checked(x, mask, True)
         B, T, F = x.shape
-        cell = first.cell.stack(second.cell)
         given = self._split_states(initial_state)
-        state = tuple(
-            xp.stack(pair)
-            for pair in zip(
-                first.starting_state(given[0], B, x.dtype),
-                second.starting_state(given[1], B, x.dtype),
-                strict=True,
-            )
-        )
-        drop_x = draw_dropout(self.layer.dropout, (2, B, F), x.dtype, training)
-        drop_h = draw_dropout(self.layer.recurrent_dropout, (2, B, cell.units), x.dtype, training)
+        options = self.layer
+        drop_x = draw_dropout(options.dropout, (2, B, F), x.dtype, training)
+        drop_h = draw_dropout(options.recurrent_dropout, (2, B, options.units), x.dtype, training)
 
-        x_packed = xp.take(x.reshape(B * T, F), xp.stack([ahead.gather, back.gather]), axis=0)
-        if drop_x is not None:
-            x_packed[0] *= drop_x[0][ahead.rows]
-            x_packed[1] *= drop_x[1][back.rows]
-        history, loop = run(cell, x_packed, ahead, state, drop_h)
+        def walk(way: int) -> LoopCache:
+            layer, packing = (first, second)[way], (ahead, back)[way]
+            x_packed = xp.take(x.reshape(B * T, F), packing.gather, axis=0)
+            if drop_x is not None:
+                x_packed *= drop_x[way][packing.rows]
+            state = layer.starting_state(given[way], B, x.dtype)
+            return run(layer.cell, x_packed, packing, state, None if drop_h is None else drop_h[way])
 
-        finals = [tuple(h[way][ahead.final] for h in history) for way in (0, 1)]
-        if self.layer.stateful:
+        loops = side_by_side(walk, work=len(ahead) * (F + options.units))
+        finals = [tuple(h[loop.packing.final] for h in loop.history) for loop in loops]
+        if options.stateful:
             first.states, second.states = (tuple(s.copy() for s in way) for way in finals)
         ys = finals[0][0].copy(), finals[1][0].copy()
         if self.return_sequences:
-            ys = tuple(
-                show_steps(history[0][way], packing, zero_masked=True)
-                for way, packing in enumerate((ahead, back))
-            )
+            ys = tuple(show_steps(loop.history[0], loop.packing, True) for loop in loops)
         y = self._merge(*ys)
-        cache = RecurrentCache(x.shape, loop, drop_x, initial_state is not None), back, ys
+        cache = x.shape, loops, drop_x, initial_state is not None, ys
         if not self.return_state:
             return y, cache
         return ((*y,) if self.merge_mode is None else (y,)) + finals[0] + finals[1], cache
 
     def backward(self, dy: Any, cache: Any) -> tuple[Any, dict[str, Array]]:
         """As `RNN.backward`; grads under the names of both copies."""
-        ((B, T, F), loop, drop_x, state_given), back, ys = cache
-        ahead = loop.packing
+        (B, T, F), loops, drop_x, state_given, ys = cache
         dys, dstates = self._split_gradients(dy, ys)
-        states = len(loop.history)
-        dfinal = [list(way) or [None] * states for way in dstates]
-        dhistory: list[Array | None] = [None] * states
-        if self.return_sequences and any(dy is not None for dy in dys):
-            dhistory[0] = xp.zeros_like(loop.history[0])
-            for dh, dy, packing in zip(dhistory[0], dys, (ahead, back), strict=True):
-                if dy is not None:
-                    dh[...] = show_steps_backward(dy, packing, zero_masked=True)
-        elif not self.return_sequences:
-            for way, dy in zip(dfinal, dys, strict=True):
-                way[0] = way[0] if dy is None else dy if way[0] is None else dy + way[0]
-        both = [_pair(d, loop.history[0][:, : B]) for d in zip(*dfinal, strict=True)]
 
-        cell_grads: dict[str, Array]
-        cell = self.forward_layer.cell.stack(self.backward_layer.cell)
-        dx_packed, dinitial, cell_grads = run_backward(cell, both, dhistory, loop)
-        if drop_x is not None:
-            dx_packed[0] *= drop_x[0][ahead.rows]
-            dx_packed[1] *= drop_x[1][back.rows]
-        dx = xp.zeros((B * T, F), dx_packed.dtype)
-        dx[ahead.gather] = dx_packed[0]
-        dx[back.gather] += dx_packed[1]
+        def walk_back(way: int) -> Any:
+            loop, dy = loops[way], dys[way]
+            dfinal, dhistory = gradients_of_states(
+                dy, dstates[way], loop, self.return_sequences, zero_masked=True
+            )
+            layer = (self.forward_layer, self.backward_layer)[way]
+            dx_packed, dinitial, grads = run_backward(layer.cell, dfinal, dhistory, loop)
+            if drop_x is not None:
+                dx_packed *= drop_x[way][loop.packing.rows]
+            return dx_packed, dinitial, grads
+
+        ways = side_by_side(walk_back, work=len(loops[0].packing) * (F + self.layer.units))
+        dx = xp.zeros((B * T, F), ways[0][0].dtype)
+        dx[loops[0].packing.gather] = ways[0][0]
+        dx[loops[1].packing.gather] += ways[1][0]
         dx = dx.reshape(B, T, F)
-        grads = {f"forward_{key}": g[0] for key, g in cell_grads.items()}
-        grads |= {f"backward_{key}": g[1] for key, g in cell_grads.items()}
-        if state_given:
-            return (dx, (*(d[0] for d in dinitial), *(d[1] for d in dinitial))), grads
-        return dx, grads
+        grads = {f"forward_{key}": g for key, g in ways[0][2].items()}
+        grads |= {f"backward_{key}": g for key, g in ways[1][2].items()}
+        return ((dx, (*ways[0][1], *ways[1][1])) if state_given else dx), grads
 
     # -- merging --
 
@@ -220,13 +203,3 @@ class Bidirectional(Layer):
             )
         return tuple(given[:count]), tuple(given[count:])
 
-
-def _pair(ways: tuple[Array | None, Array | None], like: Array) -> Array | None:
-    """The gradients of both directions as one array (2, ...) of the kind of `like`."""
-    if all(way is None for way in ways):
-        return None
-    pair = xp.zeros_like(like)
-    for target, way in zip(pair, ways, strict=True):
-        if way is not None:
-            target[...] = way
-    return pair

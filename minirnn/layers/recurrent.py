@@ -8,6 +8,7 @@ loop in timeloop.py.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minirnn.backend import Array, sum_runs, xp
@@ -179,14 +180,14 @@ class RNN(Layer):
         x_packed = xp.take(x.reshape(B * T, F), packing.gather, axis=0)
         if drop_x is not None:
             x_packed *= drop_x[packing.rows]
-        history, loop = run(self.cell, x_packed, packing, state, drop_h)
+        loop = run(self.cell, x_packed, packing, state, drop_h)
 
-        states = tuple(h[packing.final] for h in history)
+        states = tuple(h[packing.final] for h in loop.history)
         if self.stateful:
             self.states = tuple(state.copy() for state in states)
         y = states[0].copy()
         if self.return_sequences:
-            y = show_steps(history[0], packing, self.zero_output_for_mask)
+            y = show_steps(loop.history[0], packing, self.zero_output_for_mask)
             if self.go_backwards:
                 y = xp.ascontiguousarray(y[:, ::-1])
         cache = RecurrentCache(x.shape, loop, drop_x, initial_state is not None)
@@ -201,14 +202,11 @@ class RNN(Layer):
         (B, T, F), loop, drop_x, state_given = cache
         packing = loop.packing
         dy, *dstates = dy if self.return_state else (dy,)
-        dfinal = list(dstates) or [None] * len(loop.history)
-        dhistory: list[Array | None] = [None] * len(loop.history)
-        if dy is not None and self.return_sequences:
-            if self.go_backwards:
-                dy = dy[:, ::-1]
-            dhistory[0] = show_steps_backward(dy, packing, self.zero_output_for_mask)
-        elif dy is not None:
-            dfinal[0] = dy if dfinal[0] is None else dy + dfinal[0]
+        if dy is not None and self.return_sequences and self.go_backwards:
+            dy = dy[:, ::-1]
+        dfinal, dhistory = gradients_of_states(
+            dy, dstates, loop, self.return_sequences, self.zero_output_for_mask
+        )
         dx_packed, dinitial, grads = run_backward(self.cell, dfinal, dhistory, loop)
         if drop_x is not None:
             dx_packed *= drop_x[packing.rows]
@@ -350,3 +348,23 @@ def show_steps_backward(dy: Array, packing: Packing, zero_masked: bool) -> Array
     else:
         dh[packing.run_sources] = sum_runs(flat, packing.runs)
     return dh
+
+
+def gradients_of_states(
+    dy: Array | None,
+    dstates: Sequence[Array | None],
+    loop: LoopCache,
+    return_sequences: bool,
+    zero_masked: bool,
+) -> tuple[list[Array | None], list[Array | None]]:
+    """`(dfinal, dhistory)`: what `run_backward` takes.
+
+    dy: the gradient of the output; dstates: those of the final states. None stands for zeros.
+    """
+    dfinal: list[Array | None] = list(dstates) or [None] * len(loop.history)
+    dhistory: list[Array | None] = [None] * len(loop.history)
+    if dy is not None and return_sequences:
+        dhistory[0] = show_steps_backward(dy, loop.packing, zero_masked)
+    elif dy is not None:
+        dfinal[0] = dy if dfinal[0] is None else dy + dfinal[0]
+    return dfinal, dhistory
