@@ -84,6 +84,7 @@ def run_backward(
         xp.zeros_like(states[..., :B, :]) if d is None else d[..., packing.order, :]
         for states, d in zip(history, dfinal, strict=True)
     )
+    dstate = tuple(xp.array(d, dtype=history[0].dtype, order="C") for d in dstate)
     dstates = tuple(None if d is None else d[..., B:, :] for d in dhistory)
     loop.steps_backward(dstate, dstates, local, packing, drop)
 

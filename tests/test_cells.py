@@ -10,6 +10,7 @@ from recurrent_cases import CLOSE, KINDS
 from minirnn import activations
 from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell
 from minirnn.initializers import Constant
+from minirnn.packing import Packing
 
 CLASSES = {
     "simple_rnn": SimpleRNNCell,
@@ -127,6 +128,70 @@ def test_a_stack_of_two_cells_is_both(kind):
     np.testing.assert_allclose(a[0], one.project(x[0]), **CLOSE)
     np.testing.assert_allclose(a[1], two.project(x[1]), **CLOSE)
     assert all(both.params[key].shape == (2, *one.params[key].shape) for key in one.params)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", ["tanh", "relu", "softplus"])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_steps_are_single_steps_one_after_the_other(kind, activation, dropped):
+    """Both loops of a cell, over rows that end at different steps, against loops of one step."""
+    rng = np.random.default_rng(12)
+    cell = random_cell(kind, rng, activation=activation)
+    packing = Packing(np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 0, 0]], bool))
+    sizes, total = [4, 3, 3, 1], 11
+    count, B = len(cell.state_names), 4
+    x = rng.normal(size=(total, F))
+    history = tuple(rng.normal(size=(B + total, U)) for _ in range(count))
+    drop = (rng.random((B, U)) < 0.5) * 2.0 if dropped else None
+
+    def kept():
+        return tuple(np.empty((total, size)) for size in cell.saved_sizes())
+
+    def one(n):
+        return Packing(np.ones((n, 1), dtype=bool))
+
+    def first(n):
+        return None if drop is None else drop[:n]
+
+    a, whole, saved = cell.project(x), tuple(h.copy() for h in history), kept()
+    cell.steps(a, whole, saved, packing, drop)
+    a_alone, saved_alone, stepped = cell.project(x), kept(), [h.copy() for h in history]
+    before, start = [slice(0, B)], 0
+    for n in sizes:
+        block, start = slice(start, start + n), start + n
+        rows = before[-1]
+        alone = tuple(np.concatenate([h[rows][:n], h[:n]]) for h in stepped)
+        cell.steps(a_alone[block], alone, tuple(k[block] for k in saved_alone), one(n), first(n))
+        before.append(slice(B + block.start, B + block.stop))
+        for states, new in zip(stepped, alone, strict=True):
+            states[before[-1]] = new[n:]
+    for got, want in zip((a, *whole, *saved), (a_alone, *stepped, *saved_alone), strict=True):
+        np.testing.assert_allclose(got, want, **CLOSE)
+
+    state_prev = tuple(
+        np.concatenate([h[rows][:n] for rows, n in zip(before, sizes, strict=False)]) for h in whole
+    )
+    state = tuple(h[B:] for h in whole)
+    drop_all = None if drop is None else np.concatenate([drop[:n] for n in sizes])
+    local = cell.local_derivatives(state_prev, state, (a, *saved), drop_all)
+    local_alone = cell.local_derivatives(state_prev, state, (a, *saved), drop_all)
+    dstate = tuple(rng.normal(size=(B, U)) for _ in range(count))
+    dstates = tuple(rng.normal(size=(total, U)) for _ in range(count))
+    dstate_alone = tuple(d.copy() for d in dstate)
+    dstates_before = [d.copy() for d in dstates]
+    cell.steps_backward(dstate, dstates, local, packing, drop)
+    for n in reversed(sizes):
+        block, start = slice(start - n, start), start - n
+        cell.steps_backward(
+            tuple(d[:n] for d in dstate_alone),
+            tuple(d[block] for d in dstates),
+            tuple(array[block] for array in local_alone),
+            one(n),
+            first(n),
+        )
+    for got, want in zip((*dstate, *local), (*dstate_alone, *local_alone), strict=True):
+        np.testing.assert_allclose(got, want, **CLOSE)
+    assert all(np.array_equal(d, b) for d, b in zip(dstates, dstates_before, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -270,8 +335,14 @@ def test_a_cell_of_ones_own_must_have_equations():
 
     cell = Half(U)
     cell.build(F)
-    with pytest.raises(NotImplementedError, match="Half has no step"):
+    with pytest.raises(NotImplementedError, match="Half has no steps$"):
         cell(np.zeros((N, F)), (np.zeros((N, U)),))
+    packing = Packing(np.ones((N, 1), dtype=bool))
+    h = (np.zeros((N, U)),)
+    with pytest.raises(NotImplementedError, match="Half has no backward pass$"):
+        cell.local_derivatives(h, h, h, None)
+    with pytest.raises(NotImplementedError, match="Half has no backward pass$"):
+        cell.steps_backward(h, (None,), h, packing)
 
 
 def test_softmax_cannot_serve_inside_a_cell():

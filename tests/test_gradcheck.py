@@ -39,6 +39,7 @@ from minirnn.layers import (
     SimpleRNN,
     recurrent,
 )
+from minirnn.packing import Packing
 
 CASES = library_cases()
 
@@ -266,14 +267,40 @@ def plant(monkeypatch, key, change) -> None:
 
 
 def plant_in_run_backward(monkeypatch, prepare) -> None:
-    """Call `prepare(cell, dhistory, cache)` before every backward pass through time."""
+    """Call `prepare(cache)` before every backward pass through time."""
     true = recurrent.run_backward
 
-    def wrong(cell, dhistory, cache):
-        prepare(cell, dhistory, cache)
-        return true(cell, dhistory, cache)
+    def wrong(cell, dfinal, dhistory, cache):
+        prepare(cache)
+        return true(cell, dfinal, dhistory, cache)
 
     monkeypatch.setattr(recurrent, "run_backward", wrong)
+
+
+def plant_in_steps_backward(monkeypatch, cell_class, change) -> None:
+    """The true backward pass, one step at a time, with `change(dstate, k, sizes)` after step k.
+
+    dstate: one (n, U) a state, for the n rows that take the step: the gradient of the state before
+    it, to be changed in place. sizes: how many rows take each step.
+    """
+    true = cell_class.steps_backward
+
+    def wrong(self, dstate, dstates, local, packing, drop=None):
+        stop = len(packing)
+        for k, n in reversed(list(enumerate(packing.batch_sizes))):
+            block, stop = slice(stop - n, stop), stop - n
+            of_rows = tuple(d[:n] for d in dstate)
+            true(
+                self,
+                of_rows,
+                tuple(None if d is None else d[block] for d in dstates),
+                tuple(array[block] for array in local),
+                Packing(np.ones((n, 1), dtype=bool)),
+                None if drop is None else drop[:n],
+            )
+            change(of_rows, k, packing.batch_sizes)
+
+    monkeypatch.setattr(cell_class, "steps_backward", wrong)
 
 
 def blocks(array, count):
@@ -399,13 +426,14 @@ def first_step_zero(x, h_prev, da, du):
 def test_the_state_after_the_step_for_the_one_before(monkeypatch, layer, options):
     seen = {}
 
-    def prepare(cell, dhistory, cache):
+    def prepare(cache):
         h = cache.history[0][..., len(cache.packing.order) :, :]
-        seen["h"] = h if cache.drop is None else h * cache.drop[..., cache.packing.ranks, :]
+        h = h if cache.drop is None else h * cache.drop[..., cache.packing.ranks, :]
+        seen[id(cache.x)] = h  # both directions of a layer may be on their way at once
 
     plant_in_run_backward(monkeypatch, prepare)
     monkeypatch.setattr("minirnn.layers.bidirectional.run_backward", recurrent.run_backward)
-    plant_in_weight_gradients(monkeypatch, lambda x, h_prev, da, du: (x, seen["h"], da, du))
+    plant_in_weight_gradients(monkeypatch, lambda x, h_prev, da, du: (x, seen[id(x)], da, du))
     report = gradcheck(layer, **options)
     assert all("recurrent_kernel" in name for name in failing(report))
     assert len(failing(report)) == sum("recurrent_kernel" in row.name for row in report.rows)
@@ -442,15 +470,19 @@ def test_only_the_last_step_in_the_sum(monkeypatch):
     assert "a sum left out: only the last step counts" in report.guesses[0]
 
 
+@pytest.mark.parametrize("layer", [SimpleRNN(3), LSTM(3), GRU(3), GRU(3, reset_after=False)])
+@pytest.mark.parametrize("options", [{}, {"mask": mask("holes")}, {"mask": mask("trailing")}])
+def test_a_backward_pass_in_single_steps_is_no_mistake(monkeypatch, layer, options):
+    plant_in_steps_backward(monkeypatch, type(layer.cell), lambda dstate, k, sizes: None)
+    gradcheck(layer, **options).raise_on_failure()
+
+
 @pytest.mark.parametrize("which", ["h", "c"])
 def test_a_state_that_is_not_carried(monkeypatch, which):
-    true = LSTMCell.step_backward
+    def lose(dstate, k, sizes):
+        dstate["hc".index(which)][...] = 0
 
-    def wrong(self, dstate, local, drop=None):
-        dh, dc = true(self, dstate, local, drop)
-        return (dh * 0, dc) if which == "h" else (dh, dc * 0)
-
-    monkeypatch.setattr(LSTMCell, "step_backward", wrong)
+    plant_in_steps_backward(monkeypatch, LSTMCell, lose)
     report = gradcheck(LSTM(3), mask=mask("trailing"))
     assert f"initial {which}" in failing(report)
     assert all_gates("kernel", gates="ifc") <= failing(report)
@@ -459,21 +491,12 @@ def test_a_state_that_is_not_carried(monkeypatch, which):
 
 
 def test_the_last_row_of_a_shrinking_batch_lost(monkeypatch):
-    sizes = []
-    plant_in_run_backward(
-        monkeypatch,
-        lambda cell, dhistory, cache: sizes.extend([0, *cache.packing.batch_sizes]),
-    )
-    true = LSTMCell.step_backward
+    def lose(dstate, k, sizes):
+        if k > 0 and sizes[k] < sizes[k - 1]:
+            for d in dstate:
+                d[-1] = 0
 
-    def wrong(self, dstate, local, drop=None):
-        dstate = tuple(d.copy() for d in true(self, dstate, local, drop))
-        size = sizes.pop()
-        for d in dstate:
-            d[size - 1 if size < sizes[-1] else size :] = 0
-        return dstate
-
-    monkeypatch.setattr(LSTMCell, "step_backward", wrong)
+    plant_in_steps_backward(monkeypatch, LSTMCell, lose)
     assert gradcheck(LSTM(3)).passed  # no row ends before the others
     report = gradcheck(LSTM(3), mask=mask("trailing"))
     assert {"x", "initial h", "initial c"} | all_gates("kernel") <= failing(report)

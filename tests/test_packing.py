@@ -44,6 +44,38 @@ def test_the_packed_order_is_time_major_and_longest_first(mask):
         assert packing.batch_sizes == [sum(len(w) > k for w in walked) for k in range(longest)]
 
 
+def numbered(count, lead=(), width=2):
+    """Rows (*lead, count, width) that hold their own number in each column."""
+    return np.broadcast_to(np.arange(count)[:, None], (*lead, count, width)).copy()
+
+
+def numbers_in(view):
+    """What a view of numbered rows shows; every column and leading index shows the same."""
+    numbers = view.reshape(-1, *view.shape[-2:])[0, :, 0]
+    assert (view == numbers[:, None]).all()
+    return numbers.tolist()
+
+
+@quick
+@given(any_masks())
+def test_stretches_are_the_batch_sizes(mask):
+    B = len(mask)
+    for reverse in (False, True):
+        packing = Packing(mask, reverse)
+        sizes, k = packing.batch_sizes, 0
+        offsets = [sum(sizes[:j]) for j in range(len(sizes))]
+        for steps, n, first, block in packing.stretches:
+            assert steps > 0
+            assert sizes[k : k + steps] == [n] * steps
+            assert block == offsets[k]
+            assert first == (B + offsets[k - 1] if k else 0)
+            k += steps
+        assert k == len(sizes)
+        # No stretch could be joined with the next one.
+        different = [n for _, n, _, _ in packing.stretches]
+        assert different == sorted(set(sizes), reverse=True)
+
+
 @quick
 @given(any_masks())
 def test_steps_are_slices_of_the_history(mask):
@@ -55,15 +87,20 @@ def test_steps_are_slices_of_the_history(mask):
         history = [(b, 0) for b in order]
         for k in range(len(packing.batch_sizes)):
             history += [(b, k + 1) for b in order if k < len(walked[b])]
+        assert len(history) == B + len(packing)
+        arrays = [numbered(len(packing))], [numbered(len(history))], [numbered(B)]
         covered = []
-        for k, (block, before, after) in enumerate(packing.steps):
-            taken_before, taken_after = history[before], history[after]
+        for k, views in enumerate(packing.walk(*arrays)):
+            block, before, after, rows = map(numbers_in, views)
+            taken_before, taken_after = ([history[row] for row in rows] for rows in (before, after))
             assert [b for b, _ in taken_before] == [b for b, _ in taken_after]
             assert all(steps == k for _, steps in taken_before)
             assert all(steps == k + 1 for _, steps in taken_after)
-            assert len(taken_after) == block.stop - block.start == packing.batch_sizes[k]
-            assert (after.start, after.stop) == (B + block.start, B + block.stop)
-            covered += range(block.start, block.stop)
+            assert len(taken_after) == len(block) == packing.batch_sizes[k]
+            assert after == [B + step for step in block]
+            assert rows == list(range(len(block)))
+            assert [order[row] for row in rows] == [b for b, _ in taken_after]
+            covered += block
         assert covered == list(range(len(packing)))
         for step, row in enumerate(packing.previous):
             b, taken = history[B + step]
@@ -71,6 +108,73 @@ def test_steps_are_slices_of_the_history(mask):
         assert [history[row] for row in packing.final] == [
             (b, len(w)) for b, w in enumerate(walked)
         ]
+
+
+def place(view):
+    """Where in memory a view lies, and how."""
+    return view.__array_interface__["data"], view.shape, view.strides
+
+
+@quick
+@given(any_masks())
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_a_walk_back_is_the_walk_in_reverse_order(lead, mask):
+    B = len(mask)
+    for reverse in (False, True):
+        packing = Packing(mask, reverse)
+        N = len(packing)
+        steps = [numbered(N, lead), None, numbered(N, lead, width=3)]
+        rows = [None, numbered(B, lead), numbered(B, lead, width=1)]
+        ahead = list(packing.walk(steps, (), rows))
+        back = list(packing.walk_back(steps, rows))
+        assert len(ahead) == len(back) == len(packing.batch_sizes)
+        for there, home in zip(ahead, reversed(back), strict=True):
+            assert len(there) == len(home) == 6
+            for one, other in zip(there, home, strict=True):
+                assert (one is None) == (other is None)
+                assert one is None or place(one) == place(other)
+        stop = N
+        for n, views in zip(reversed(packing.batch_sizes), back, strict=True):
+            block, stop = list(range(stop - n, stop)), stop - n
+            assert views[1] is None and views[3] is None
+            assert [view.shape for view in views if view is not None] == [
+                (*lead, n, width) for width in (2, 3, 2, 1)
+            ]
+            assert [numbers_in(views[k]) for k in (0, 2)] == [block] * 2
+            assert [numbers_in(views[k]) for k in (4, 5)] == [list(range(n))] * 2
+
+
+@quick
+@given(any_masks())
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_a_walk_gives_views_in_the_order_of_its_arguments(lead, mask):
+    """What is written into them stands in the arrays, columns of a wider array included."""
+    B, packing = len(mask), Packing(mask)
+    N = len(packing)
+    wide = np.zeros((*lead, N, 5))
+    histories = [np.zeros((*lead, B + N, 2)), np.zeros((*lead, B + N, 3))]
+    row_sums = np.zeros((*lead, B, 1))
+    walk = packing.walk([wide[..., :2], None, wide[..., 2:]], histories, [row_sums, None])
+    block = 0
+    for k, views in enumerate(walk):
+        n = packing.batch_sizes[k]
+        left, nothing, right, before, before_2, after, after_2, of_rows, nothing_2 = views
+        assert nothing is None and nothing_2 is None
+        shapes = [view.shape for view in views if view is not None]
+        assert shapes == [(*lead, n, width) for width in (2, 3, 2, 3, 2, 3, 1)]
+        assert (before == k).all() and (before_2 == 10 * k).all()
+        left[...], right[...] = k, -k
+        after[...], after_2[...] = k + 1, 10 * (k + 1)
+        of_rows += 1
+        assert (wide[..., block : block + n, :] == [k, k, -k, -k, -k]).all()
+        block += n
+    assert block == N
+    lengths = np.sort(mask.sum(axis=1))[::-1]
+    assert (row_sums == lengths[:, None]).all()
+    for states, scale in zip(histories, (1, 10), strict=True):
+        assert not states[..., :B, :].any()
+        taken = np.repeat(np.arange(len(packing.batch_sizes)), packing.batch_sizes) + 1
+        assert (states[..., B:, :] == scale * taken[:, None]).all()
 
 
 @quick
@@ -132,7 +236,10 @@ def test_nothing_at_all(shape):
     for reverse in (False, True):
         packing = Packing(np.zeros(shape, dtype=bool), reverse)
         assert len(packing) == 0
-        assert packing.batch_sizes == [] == packing.steps
+        assert packing.batch_sizes == [] == packing.stretches
+        arrays = [np.zeros((0, 2)), None], [np.zeros((shape[0], 2))], [np.zeros((shape[0], 2))]
+        assert list(packing.walk(*arrays)) == []
+        assert list(packing.walk_back(arrays[0], arrays[2])) == []
         assert packing.source.shape == shape
         assert packing.final.tolist() == list(range(shape[0]))
 

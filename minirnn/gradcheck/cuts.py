@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from minirnn.backend import Array, xp
-from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, State, dropped
+from minirnn.backend import Array, get_backend, xp
+from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, State, dropped, one_step
+from minirnn.packing import Packing
 
 # A cut is a step of a recurrence: cut(plain, cell, place, a_t, state, out, drop), with `plain` the
-# true `step` and `place` = (number of this step, steps in all, rows in the step before).
+# true step, which writes the new state, and what the cell keeps, into `out`, and `place` = (number
+# of this step, steps in all, rows in the step before).
 Place = tuple[int, int, int]
 Cut = Callable[..., None]
 
@@ -28,11 +30,11 @@ def real(array: Array) -> Array:
 
 
 @contextmanager
-def cut_cells(cells: list[Cell], cut: Cut, total: int) -> Iterator[None]:
-    """Let every cell run its steps through `cut`."""
+def cut_cells(cells: list[Cell], cut: Cut) -> Iterator[None]:
+    """Let every cell run its steps through `cut`, one at a time."""
     classes = [type(cell) for cell in cells]
     for cell, plain_class in zip(cells, classes, strict=True):
-        cell.__class__ = _with_cut(plain_class, cut, total)
+        cell.__class__ = _with_cut(plain_class, cut)
     try:
         yield
     finally:
@@ -40,17 +42,34 @@ def cut_cells(cells: list[Cell], cut: Cut, total: int) -> Iterator[None]:
             cell.__class__ = plain_class
 
 
-def _with_cut(plain: type[Cell], cut: Cut, total: int) -> type[Cell]:
-    class CutCell(plain):  # type: ignore[misc, valid-type]
-        def project(self, x: Array) -> Array:
-            self._place = (0, total, 0)
-            return super().project(x)
-
-        def step(
-            self, a_t: Array, state: State, out: tuple[Array, ...], drop: Array | None = None
+def _with_cut(whole: type[Cell], cut: Cut) -> type[Cell]:
+    class CutCell(whole):  # type: ignore[misc, valid-type]
+        def steps(
+            self,
+            a: Array,
+            history: State,
+            kept: tuple[Array, ...],
+            packing: Packing,
+            drop: Array | None = None,
         ) -> None:
-            cut(plain.step, self, self._place, a_t, list(state), out, drop)
-            self._place = (self._place[0] + 1, total, a_t.shape[-2])
+            count, rows_before = len(history), 0
+            walk = packing.walk([a, *kept], history, [drop])
+            for k, (a_t, *views, drop_t) in enumerate(walk):
+                kept_t, states = views[: len(kept)], views[len(kept) :]
+                state, out = states[:count], [*states[count:], *kept_t]
+                place = (k, len(packing.batch_sizes), rows_before)
+                cut(plain, self, place, a_t, state, out, drop_t)
+                rows_before = a_t.shape[-2]
+
+    def plain(
+        cell: Cell, a_t: Array, state: list[Array], out: list[Array], drop: Array | None
+    ) -> None:
+        n = a_t.shape[-2]
+        history = tuple(xp.concatenate([s, xp.empty_like(s)], axis=-2) for s in state)
+        packing = one_step(n, get_backend())
+        whole.steps(cell, a_t, history, tuple(out[len(state) :]), packing, drop)
+        for target, states in zip(out, history, strict=False):
+            target[...] = states[..., n:, :]
 
     return CutCell
 

@@ -314,18 +314,9 @@ def path_hypotheses(evidence: Evidence, failed: list[Block]) -> Iterator[tuple[s
     cells = [] if dual is None else recurrent_cells(dual)
     if not cells:
         return
-    total = 0
-
-    def count(plain, cell, place, a_t, state, out, drop):
-        nonlocal total
-        total = max(total, place[0] + 1)
-        plain(cell, a_t, state, out, drop)
-
-    with cut_cells(cells, count, 0):
-        dual.outputs()
     complex_ones = [block for block in failed if evidence.methods[block.tensor] == "complex"]
     for sentence, cut in cuts(max((cell.state_names for cell in cells), key=len)).items():
-        with cut_cells(cells, cut, total):
+        with cut_cells(cells, cut):
             for block in complex_ones:
                 if all(_fits_cut(evidence, block, count) for count in (1, ELEMENTS)):
                     yield sentence, block
