@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minirnn import activations
-from minirnn.backend import Array, get_backend
+from minirnn.backend import Array, get_backend, sum_runs, to_device, xp
 from minirnn.cells import Cell, LSTMCell, SimpleRNNCell, State
 from minirnn.packing import Packing
 
@@ -60,6 +60,25 @@ def _kernels() -> ModuleType | None:
     except ImportError:
         return None
     return kernels
+
+
+def for_floats(dtype: Any) -> Any:
+    """The compiled functions (kernels.py) where they can be used on arrays of this dtype, or None."""
+    usable = get_backend() == "numpy" and dtype == np.float32
+    return _kernels() if usable else None
+
+
+def grouped_sums(rows: Array, order: np.ndarray, starts: np.ndarray) -> Array:
+    """Sums of the rows of each group: (n, features) → (len(starts), features).
+
+    order: (n,) all rows, those of a group side by side; starts: where in it each group begins.
+    """
+    kernels = for_floats(rows.dtype)
+    if kernels is None:
+        return sum_runs(xp.take(rows, to_device(order), axis=0), to_device(starts))
+    sums = np.empty((len(starts), rows.shape[1]), rows.dtype)
+    kernels.grouped_sums(rows, order, starts, sums)
+    return sums
 
 
 def _plan(packing: Packing) -> np.ndarray:

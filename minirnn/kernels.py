@@ -15,6 +15,9 @@ import numpy as np
 # that the same numbers come out every time.
 compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
+# Without it, every operation rounds as NumPy's does: the same bits.
+rounded = numba.njit(nogil=True, cache=True, error_model="numpy")
+
 ONE, HALF, END = np.float32(1), np.float32(0.5), np.float32(9)
 # tanh(x) = x P(x²) / Q(x²) up to |x| = 9, where it is 1 in float32: least squares, reweighted until
 # the largest relative error is smallest, 1.3e-9 before rounding.
@@ -80,6 +83,43 @@ def add_product(h, U, a):
                 for j in range(width):
                     a0[j] += x * U0[j]
             r += 1
+
+
+# --- embeddings and their optimizer ---------------------------------------------------------------
+
+
+@rounded
+def grouped_sums(rows, order, starts, sums):
+    """sums[k] = rows[order[starts[k]]] + ... + rows[order[starts[k + 1] - 1]], in that order."""
+    for k in range(starts.shape[0]):
+        stop = starts[k + 1] if k + 1 < starts.shape[0] else order.shape[0]
+        total = sums[k]
+        total[:] = rows[order[starts[k]]]
+        for i in range(starts[k] + 1, stop):
+            row = rows[order[i]]
+            for j in range(total.shape[0]):
+                total[j] += row[j]
+
+
+@rounded
+def adam_learn(ids, g, m_fresh, v_fresh, m, v, root):
+    """Adam's `learn` for the rows `ids` of a table; g (rows, width) is their gradient."""
+    for r in range(ids.shape[0]):
+        g_r, m_r, v_r, root_r = g[r], m[ids[r]], v[ids[r]], root[ids[r]]
+        for j in range(g_r.shape[0]):
+            m_r[j] += g_r[j] * m_fresh
+            v_r[j] += g_r[j] * g_r[j] * v_fresh
+            root_r[j] = np.sqrt(v_r[j])
+
+
+@rounded
+def adam_move(ids, w, m, root, factors, epsilons):
+    """Adam's `move` for the rows `ids` of a table."""
+    for r in range(ids.shape[0]):
+        w_r, m_r, root_r = w[ids[r]], m[ids[r]], root[ids[r]]
+        factor, epsilon = factors[r], epsilons[r]
+        for j in range(w_r.shape[0]):
+            w_r[j] -= m_r[j] / (root_r[j] + epsilon) * factor
 
 
 # --- SimpleRNN ------------------------------------------------------------------------------------

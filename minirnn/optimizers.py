@@ -47,6 +47,7 @@ import numpy as np
 from minirnn import schedules, stepping  # noqa: F401  (`optimizers.schedules`, as in Keras)
 from minirnn.backend import Array, to_device, to_host, xp
 from minirnn.base import RowGradient
+from minirnn.compiled import for_floats
 from minirnn.lookup import by_name
 from minirnn.schedules import LearningRateSchedule
 from minirnn.stepping import Drift, Learn, Part
@@ -389,7 +390,7 @@ class SGD(Optimizer):
             return xp.multiply(g, rate, out=scratch[0])
 
         if not self.momentum:
-            return descend, None
+            return Learn(descend), None
 
         scale = self._scales["velocity"]
         taken = scale * self.momentum if self.nesterov else scale
@@ -399,7 +400,7 @@ class SGD(Optimizer):
             velocity += xp.multiply(g, rate / scale, out=scratch[0])
             return descend(g, slots, scratch) if self.nesterov else None
 
-        return learn, Drift(_roll, taken)
+        return Learn(learn), Drift(_roll, taken)
 
 
 class RMSprop(Optimizer):
@@ -461,7 +462,7 @@ class RMSprop(Optimizer):
             named["momentum"] += s
             return None
 
-        return learn, Drift(_roll, scales["momentum"]) if self.momentum else None
+        return Learn(learn), Drift(_roll, scales["momentum"]) if self.momentum else None
 
 
 class Adagrad(Optimizer):
@@ -501,7 +502,7 @@ class Adagrad(Optimizer):
             s *= rate
             return s
 
-        return learn, None
+        return Learn(learn), None
 
 
 class Adam(Optimizer):
@@ -567,9 +568,23 @@ class Adam(Optimizer):
             s *= factor
             return s
 
+        kernels = for_floats(np.float32)
+        learn_rows = move_rows = None
+        if kernels is not None and not self.lazy:
+            fresh = np.float32(m_fresh), np.float32(v_fresh)
+
+            def learn_rows(ids: Array, g: Array, *tables: Array) -> None:
+                kernels.adam_learn(ids, g, *fresh, *tables)
+
+            def move_rows(ids: Array, w: Array, tables: Any, factors: Any, epsilons: Any) -> None:
+                m, _, root = tables
+                kernels.adam_move(ids, w, m, root, factors, epsilons)
+
+        if self.lazy:
+            return Learn(learn), None
         # epsilon grows by 1 - sqrt(beta_2) a step, and m goes by 1 - beta_1.
         steady = 1 - math.sqrt(self.beta_2) <= 0.01 * (1 - self.beta_1)
-        return learn, None if self.lazy else Drift(move, factor, epsilon, steady)
+        return Learn(learn, learn_rows), Drift(move, factor, epsilon, steady, move_rows)
 
     def derive(self, averages: dict[str, Array]) -> None:
         xp.sqrt(averages["v"], out=averages["root"])

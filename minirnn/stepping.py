@@ -25,7 +25,18 @@ BLOCK = 32_768  # numbers updated at a time: with their averages they fit in the
 LIVE_BLOCK = 4_096  # numbers of a table that rest or are updated together
 SMALL = 16_384  # parameters below this size are updated together, in one go
 
-Learn = Callable[[Array, "list[Array]", "list[Array]"], "Array | None"]
+class Learn(NamedTuple):
+    """How a gradient is taken into the averages.
+
+    take_in: `take_in(g, slots, scratch)` → what to subtract from the weights, or None.
+    rows: the same for rows of tables, compiled: `rows(ids, g, *tables)`; None where there is none.
+    """
+
+    take_in: Callable[[Array, list[Array], list[Array]], Array | None]
+    rows: Callable[..., None] | None = None
+
+    def __call__(self, g: Array, slots: list[Array], scratch: list[Array]) -> Array | None:
+        return self.take_in(g, slots, scratch)
 
 
 class Drift(NamedTuple):
@@ -36,12 +47,14 @@ class Drift(NamedTuple):
     factor, epsilon: those of this step.
     steady: whether epsilon changes so slowly that one move, with the sum of the factors and the
         mean of the epsilons, can stand for the moves of many steps.
+    rows: the same for rows of a table, compiled: `rows(ids, weights, tables, factors, epsilons)`.
     """
 
     move: Callable[[list[Array], list[Array], Any, Any], Array]
     factor: float
     epsilon: float = 0.0
     steady: bool = True
+    rows: Callable[..., None] | None = None
 
     def __call__(self, slots: list[Array], scratch: list[Array]) -> Array:
         return self.move(slots, scratch, self.factor, self.epsilon)
@@ -166,7 +179,10 @@ class Table(Part):
         self.had_factors = xp.zeros(len(self.params[0]))
         self.had_weighted = xp.zeros(len(self.params[0]))
         self.wanted = np.zeros(len(self.params[0]), dtype=bool)
-        self.move: Any = None
+        self.drift: Any = None
+        self.in_float32 = self.weights.dtype == np.float32  # what is compiled is for that
+        flat = [self.weights, *self.slots.values()]
+        self.by_row = [array.reshape(-1, self.width) for array in flat]
 
     def find_live(self) -> None:
         """Look up which blocks of rows have a first average that is not 0 everywhere."""
@@ -209,7 +225,7 @@ class Table(Part):
         if get_backend() == "numpy":
             self.wake(gradient.ids // self.live_rows)
         if wait:
-            self.move = drift.move
+            self.drift = drift
             self.factors += drift.factor
             self.weighted += drift.factor * drift.epsilon
             return
@@ -231,6 +247,9 @@ class Table(Part):
         (weights,) = self.params
         for start in range(0, len(rows), self.rows_at_once):
             chosen = rows[start : start + self.rows_at_once]
+            if self.drift.rows is not None and self.in_float32:
+                self.drift.rows(chosen, self.by_row[0], self.by_row[1:], *self.waited_for(chosen))
+                continue
             moved = weights.take(chosen, axis=0)
             slots = [table.take(chosen, axis=0) for table in self.tables]
             moved -= self.waited(chosen, slots, scratch)
@@ -251,19 +270,26 @@ class Table(Part):
 
     def waited(self, rows: Any, slots: list[Array], scratch: list) -> Array:
         """All that these rows have waited for, as one move."""
+        columns = [column[:, None] for column in self.waited_for(rows)]
+        shape = slots[0].shape
+        buffers = [b[: slots[0].size].reshape(len(slots[0]), self.width) for b in scratch]
+        flat = [slot.reshape(len(slot), self.width) for slot in slots]
+        return self.drift.move(flat, buffers, *columns).reshape(shape)
+
+    def waited_for(self, rows: Any) -> tuple[Array, Array]:
+        """The sum of the factors that these rows have waited for, and their mean epsilon."""
         factor = self.factors - self.had_factors[rows]
         epsilon = self.weighted - self.had_weighted[rows]
         had_all = factor == 0
         epsilon += had_all  # no 0 / 0 where there is nothing to move
         epsilon /= factor + had_all
-        columns = [column.astype(self.weights.dtype)[:, None] for column in (factor, epsilon)]
-        shape = slots[0].shape
-        buffers = [b[: slots[0].size].reshape(len(slots[0]), self.width) for b in scratch]
-        flat = [slot.reshape(len(slot), self.width) for slot in slots]
-        return self.move(flat, buffers, *columns).reshape(shape)
+        return factor.astype(self.weights.dtype), epsilon.astype(self.weights.dtype)
 
     def learn_rows(self, gradient: RowGradient, learn: Learn, scratch: list) -> None:
         (weights,) = self.params
+        if learn.rows is not None and self.in_float32:
+            learn.rows(gradient.ids, gradient.rows.reshape(-1, self.width), *self.by_row[1:])
+            return
         for start in range(0, len(gradient.ids), self.rows_at_once):
             ids = gradient.ids[start : start + self.rows_at_once]
             rows = gradient.rows[start : start + self.rows_at_once]
