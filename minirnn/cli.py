@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import minirnn
 from minirnn import classifier
 from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
+from minirnn.bench import main as bench_main
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
 from minirnn.saving import FileFormatError
@@ -311,7 +312,23 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument(
         "part", metavar="PART", nargs="?", default="", help="only cases with this in their name"
     )
+
+    made = command(
+        "bench",
+        bench,
+        "time minirnn beside the libraries that are installed",
+        "Each library in a process of its own, in turn, over the same batches.",
+        "  minirnn bench\n  minirnn bench steps inference limits --data FOLDER --json figures.json",
+    )
+    bench_main.add_arguments(made, positive)
     return parser
+
+
+def bench(args: argparse.Namespace) -> int:
+    try:
+        return bench_main.run(args)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:

@@ -57,13 +57,13 @@ def _kernels() -> ModuleType | None:
         return None
     try:
         from minirnn import kernels
-    except ImportError:
+    except Exception:  # no Numba, or a broken one, which fails in ways of its own
         return None
     return kernels
 
 
 def for_floats(dtype: Any) -> Any:
-    """The compiled functions (kernels.py) where they can be used on arrays of this dtype, or None."""
+    """The compiled functions (kernels.py) if they can be used on arrays of this dtype, or None."""
     usable = get_backend() == "numpy" and dtype == np.float32
     return _kernels() if usable else None
 

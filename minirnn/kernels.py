@@ -171,7 +171,11 @@ def lstm(a, U, h_history, c_history, tanh_c_all, B, plan):
             add_product(h_history[first : first + n], U, a[block : block + n])
             for r in range(n):  #                             1   a = x_t W + b + h_{t-1} U
                 a_t, tanh_c = a[block + r], tanh_c_all[block + r]
-                c, c_t, h_t = c_history[first + r], c_history[B + block + r], h_history[B + block + r]
+                c, c_t, h_t = (
+                    c_history[first + r],
+                    c_history[B + block + r],
+                    h_history[B + block + r],
+                )
                 i, f = a_t[:units], a_t[units : 2 * units]
                 g, o = a_t[2 * units : 3 * units], a_t[3 * units :]
                 for j in range(2 * units):

@@ -23,7 +23,9 @@ from minirnn.base import RowGradient
 
 BLOCK = 32_768  # numbers updated at a time: with their averages they fit in the second-level cache
 LIVE_BLOCK = 4_096  # numbers of a table that rest or are updated together
+FIRST = np.zeros(1, dtype=np.int64)
 SMALL = 16_384  # parameters below this size are updated together, in one go
+
 
 class Learn(NamedTuple):
     """How a gradient is taken into the averages.
@@ -60,8 +62,6 @@ class Drift(NamedTuple):
         return self.move(slots, scratch, self.factor, self.epsilon)
 
 
-
-
 def parts_of(params: Mapping, grads: Mapping, slots: dict[str, float]) -> list[Part]:
     """How to update these parameters; on a GPU, where a call costs most, with as few as can be."""
     small = SMALL if get_backend() == "numpy" else math.inf
@@ -91,6 +91,7 @@ class Part:
             name: xp.full(self.size, start, dtype=self.weights.dtype)
             for name, start in slots.items()
         }
+        self.in_float32 = self.weights.dtype == np.float32  # what is compiled is for that
         self.block = BLOCK if get_backend() == "numpy" else max(self.size, 1)
         self.all_blocks = self.cut([(0, self.size)])
         self.scratch_size = min(self.size, self.block)
@@ -130,6 +131,13 @@ class Part:
 
     def step_dense(self, gradient: Array, learn: Learn, drift: Drift | None, scratch: list) -> None:
         flat_slots = list(self.slots.values())
+        if self.in_float32 and learn.rows is not None and drift is not None:
+            terms = [np.array([term], np.float32) for term in (drift.factor, drift.epsilon)]
+            for start, stop in self.all_blocks:  # each block is a table of one row
+                slots = [flat[None, start:stop] for flat in flat_slots]
+                learn.rows(FIRST, gradient[None, start:stop], *slots)
+                drift.rows(FIRST, self.weights[None, start:stop], slots, *terms)
+            return
         for start, stop in self.all_blocks:
             weights = self.weights[start:stop]
             slots = [flat[start:stop] for flat in flat_slots]
@@ -180,7 +188,6 @@ class Table(Part):
         self.had_weighted = xp.zeros(len(self.params[0]))
         self.wanted = np.zeros(len(self.params[0]), dtype=bool)
         self.drift: Any = None
-        self.in_float32 = self.weights.dtype == np.float32  # what is compiled is for that
         flat = [self.weights, *self.slots.values()]
         self.by_row = [array.reshape(-1, self.width) for array in flat]
 

@@ -60,9 +60,11 @@ def main(arguments: list[str]) -> None:
     inferred = [peer.prepare(x, None) for x, _ in batches]
     singles = [peer.prepare(x[:1, : max(int((x[0] != 0).sum()), 1)], None) for x, _ in batches]
     answers = {
-        "train": lambda: peer.timed_pass(trained)
-        if hasattr(peer, "timed_pass")
-        else seconds_of(peer.train, trained),
+        "train": lambda: (
+            peer.timed_pass(trained)
+            if hasattr(peer, "timed_pass")
+            else seconds_of(peer.train, trained)
+        ),
         "infer": lambda: seconds_of(peer.infer, inferred),
         "one": lambda: seconds_of(peer.infer, singles),
         "memory": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -67,9 +67,7 @@ class Peer:
         rate = 1e-3 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
         m = jax.tree.map(lambda m, g: m + (g - m) * 0.1, m, grads)
         v = jax.tree.map(lambda v, g: v + (g * g - v) * 0.001, v, grads)
-        params = jax.tree.map(
-            lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), params, m, v
-        )
+        params = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), params, m, v)
         return params, (m, v, t), loss
 
 

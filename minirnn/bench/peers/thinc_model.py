@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import thinc
-from thinc.api import LSTM, Adam, Embed, Linear, Model, chain, fix_random_seed, with_padded
+from thinc.api import LSTM, Adam, Embed, Linear, fix_random_seed, with_padded
 from thinc.util import to_categorical
 
 from minirnn.bench.lessons import CLASSES, VOCABULARY, Lesson
