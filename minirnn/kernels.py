@@ -105,6 +105,8 @@ def grouped_sums(rows, order, starts, sums):
 def adam_learn(ids, g, m_fresh, v_fresh, m, v, root):
     """Adam's `learn` for the rows `ids` of a table; g (rows, width) is their gradient."""
     for r in range(ids.shape[0]):
+        if ids[r] < 0 or ids[r] >= m.shape[0]:
+            raise IndexError("ids: a row number outside the table")
         g_r, m_r, v_r, root_r = g[r], m[ids[r]], v[ids[r]], root[ids[r]]
         for j in range(g_r.shape[0]):
             m_r[j] += g_r[j] * m_fresh
@@ -120,6 +122,24 @@ def adam_move(ids, w, m, root, factors, epsilons):
         factor, epsilon = factors[r], epsilons[r]
         for j in range(w_r.shape[0]):
             w_r[j] -= m_r[j] / (root_r[j] + epsilon) * factor
+
+
+@rounded
+def adam_catch_up(ids, w, m, root, had_factors, had_weighted, factors, weighted):
+    """All that the rows `ids` of a waiting table wait for; a row that comes again waits no more."""
+    for r in range(ids.shape[0]):
+        row = ids[r]
+        if row < 0 or row >= w.shape[0]:
+            raise IndexError("ids: a row number outside the table")
+        waited = factors - had_factors[row]
+        if waited != 0:
+            epsilon = np.float32((weighted - had_weighted[row]) / waited)
+            factor = np.float32(waited)
+            w_r, m_r, root_r = w[row], m[row], root[row]
+            for j in range(w_r.shape[0]):
+                w_r[j] -= m_r[j] / (root_r[j] + epsilon) * factor
+            had_factors[row] = factors
+            had_weighted[row] = weighted
 
 
 # --- SimpleRNN ------------------------------------------------------------------------------------

@@ -569,7 +569,7 @@ class Adam(Optimizer):
             return s
 
         kernels = for_floats(np.float32)
-        learn_rows = move_rows = None
+        learn_rows = move_rows = catch_up = None
         if kernels is not None and not self.lazy:
             fresh = np.float32(m_fresh), np.float32(v_fresh)
 
@@ -580,11 +580,15 @@ class Adam(Optimizer):
                 m, _, root = tables
                 kernels.adam_move(ids, w, m, root, factors, epsilons)
 
+            def catch_up(ids: Array, w: Array, tables: Any, *waited: Any) -> None:
+                m, _, root = tables
+                kernels.adam_catch_up(ids, w, m, root, *waited)
+
         if self.lazy:
             return Learn(learn), None
         # epsilon grows by 1 - sqrt(beta_2) a step, and m goes by 1 - beta_1.
         steady = 1 - math.sqrt(self.beta_2) <= 0.01 * (1 - self.beta_1)
-        return Learn(learn, learn_rows), Drift(move, factor, epsilon, steady, move_rows)
+        return Learn(learn, learn_rows), Drift(move, factor, epsilon, steady, move_rows, catch_up)
 
     def derive(self, averages: dict[str, Array]) -> None:
         xp.sqrt(averages["v"], out=averages["root"])

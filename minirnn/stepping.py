@@ -50,6 +50,8 @@ class Drift(NamedTuple):
     steady: whether epsilon changes so slowly that one move, with the sum of the factors and the
         mean of the epsilons, can stand for the moves of many steps.
     rows: the same for rows of a table, compiled: `rows(ids, weights, tables, factors, epsilons)`.
+    waiting: the same for rows that wait, compiled: `waiting(ids, weights, tables, had_factors,
+        had_weighted, factors, weighted)`.
     """
 
     move: Callable[[list[Array], list[Array], Any, Any], Array]
@@ -57,6 +59,7 @@ class Drift(NamedTuple):
     epsilon: float = 0.0
     steady: bool = True
     rows: Callable[..., None] | None = None
+    waiting: Callable[..., None] | None = None
 
     def __call__(self, slots: list[Array], scratch: list[Array]) -> Array:
         return self.move(slots, scratch, self.factor, self.epsilon)
@@ -246,6 +249,11 @@ class Table(Part):
     def catch_up(self, ids: np.ndarray, scratch: list) -> None:
         if not self.factors:
             return
+        if self.drift.waiting is not None and self.in_float32:
+            weights, *tables = self.by_row
+            had = self.had_factors, self.had_weighted
+            self.drift.waiting(ids.reshape(-1), weights, tables, *had, self.factors, self.weighted)
+            return
         self.wanted[ids] = True
         rows = np.flatnonzero(self.wanted)
         self.wanted[rows] = False
@@ -254,9 +262,6 @@ class Table(Part):
         (weights,) = self.params
         for start in range(0, len(rows), self.rows_at_once):
             chosen = rows[start : start + self.rows_at_once]
-            if self.drift.rows is not None and self.in_float32:
-                self.drift.rows(chosen, self.by_row[0], self.by_row[1:], *self.waited_for(chosen))
-                continue
             moved = weights.take(chosen, axis=0)
             slots = [table.take(chosen, axis=0) for table in self.tables]
             moved -= self.waited(chosen, slots, scratch)

@@ -229,6 +229,17 @@ def test_a_row_that_waits_stays_until_it_is_looked_at():
     np.testing.assert_allclose(params["t"], path[-1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [9, -10, 2**31 - 1])
+def test_a_row_that_the_table_lacks_is_an_error(bad):
+    optimizer, params = Adam(0.01), {"t": np.ones((9, 3), np.float32)}
+    one = RowGradient(np.array([2]), np.ones((1, 3), np.float32))
+    optimizer.apply(params, {"t": one}, waiting=("t",))
+    with pytest.raises(IndexError):
+        optimizer.catch_up("t", np.array([2, bad]))
+    with pytest.raises(IndexError):
+        optimizer.apply(params, {"t": RowGradient(np.array([bad]), one.rows)})
+
+
 def test_momentum_that_came_to_nothing_is_zero_and_its_rows_rest():
     optimizer = Adam(0.01)
     params = {"t": np.zeros((500, 64), dtype=np.float32)}
