@@ -22,8 +22,7 @@ A run over a sequence has two halves, and so has its backward pass:
 
 The numbers at the end of the lines say which line of the forward pass a backward line reverses.
 `run` and `run_backward` in timeloop.py call these methods over whole sequences; `cell(x_t, state)`
-and `cell.backward` run one step alone. All arrays may have further leading axes: both directions of
-a Bidirectional layer run as one stack.
+and `cell.backward` run one step alone.
 
 A loop makes no arrays: results go into arrays made before it, `multiply(f, c, c_t)` being
 `c_t = f ⊙ c`, the last argument the place of the result. With the small arrays of such models, what
@@ -39,10 +38,8 @@ a step costs is the number of its lines.
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,11 +50,6 @@ from minirnn.checks import numbers, whole_number
 from minirnn.packing import Packing
 
 State = tuple[Array, ...]
-
-
-def transpose(matrix: Array) -> Array:
-    """The matrix with its last two axes exchanged: the transpose of each one in a stack."""
-    return matrix.swapaxes(-1, -2)
 
 
 def dropped(h: Array, drop: Array | None) -> Array:
@@ -109,9 +101,7 @@ class Cell:
         if self.use_bias:
             drawn["bias"] = self.initial_bias(width)
         # An initializer may hand over a transposed view, which every product would pay for.
-        self.params = {
-            key: to_device(np.ascontiguousarray(value)) for key, value in drawn.items()
-        }
+        self.params = {key: to_device(np.ascontiguousarray(value)) for key, value in drawn.items()}
 
     def initial_bias(self, width: int) -> Array:
         return self.bias_initializer((width,))
@@ -130,38 +120,30 @@ class Cell:
         named = [a.name for a in arguments if a.kind not in (a.VAR_KEYWORD, a.VAR_POSITIONAL)]
         return {name: getattr(self, name) for name in named}
 
-    def stack(self, other: Cell) -> Cell:
-        """This cell and another of its kind as one, whose arrays have a leading axis of two."""
-        both = copy.copy(self)
-        both.params = {
-            key: xp.stack([value, other.params[key]]) for key, value in self.params.items()
-        }
-        return both
-
     # -- the equations that all cells share --
 
     def project(self, x: Array) -> Array:
-        """a = x W + b: (..., N, F) → (..., N, gates * U)."""
+        """a = x W + b: (N, F) → (N, gates * U)."""
         a = x @ self.params["kernel"]
         if self.use_bias:
-            a += self.params["bias"][..., None, :]
+            a += self.params["bias"]
         return a
 
     def weight_gradients(
         self, x: Array, h_prev: Array, da: Array, du: Array, saved: tuple[Array, ...]
     ) -> tuple[dict[str, Array], Array]:
-        """The gradients of the weights, summed over N steps, and dx (..., N, F).
+        """The gradients of the weights, summed over N steps, and dx (N, F).
 
-        x (..., N, F), h_prev (..., N, U): what W and U multiplied, the latter after dropout.
-        da, du (..., N, gates * U): gradients at `x W + b` and at `h_prev U`.
+        x (N, F), h_prev (N, U): what W and U multiplied, the latter after dropout.
+        da, du (N, gates * U): gradients at `x W + b` and at `h_prev U`.
         saved: a as `steps` left it, then the arrays of `saved_sizes`, for all N steps.
 
         A cell with more weights than these extends it.
         """
-        grads = {"kernel": transpose(x) @ da, "recurrent_kernel": transpose(h_prev) @ du}
+        grads = {"kernel": x.T @ da, "recurrent_kernel": h_prev.T @ du}
         if self.use_bias:
-            grads["bias"] = da.sum(axis=-2)
-        return grads, da @ transpose(self.params["kernel"])
+            grads["bias"] = da.sum(axis=0)
+        return grads, da @ self.params["kernel"].T
 
     # -- the equations of each cell --
 
@@ -179,12 +161,12 @@ class Cell:
     ) -> None:
         """All steps, from the first to the last.
 
-        a: (..., N, gates * U) projected inputs. Used up: they become the gates.
-        history: (..., B + N, U) for each state; the first B rows hold the state to start from, and
+        a: (N, gates * U) projected inputs. Used up: they become the gates.
+        history: (B + N, U) for each state; the first B rows hold the state to start from, and
             the state after each step is written behind them.
-        kept: (..., N, size) for each of `saved_sizes`, to be filled.
+        kept: (N, size) for each of `saved_sizes`, to be filled.
         packing: says which rows take which step; `packing.walk` gives the views of each.
-        drop: (..., B, U), rows in the order of the packing, or None.
+        drop: (B, U), rows in the order of the packing, or None.
         """
         raise NotImplementedError(f"{type(self).__name__} has no steps")
 
@@ -193,7 +175,7 @@ class Cell:
     ) -> tuple[Array, ...]:
         """`(da, du, ...)`: what `steps_backward` multiplies with, for all N steps at once.
 
-        state_prev, state: (..., N, U), before and after each step. drop: (..., N, U) or None.
+        state_prev, state: (N, U), before and after each step. drop: (N, U) or None.
         saved: a as `steps` left it, then the arrays of `saved_sizes`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no backward pass")
@@ -208,9 +190,9 @@ class Cell:
     ) -> None:
         """All steps, from the last to the first.
 
-        dstate: (..., B, U) for each state, rows in the order of the packing: the gradient of each
+        dstate: (B, U) for each state, rows in the order of the packing: the gradient of each
             row's last state. It is turned, in place, into that of the state before the first step.
-        dstates: (..., N, U) for each state, or None: what else reaches the state after each step.
+        dstates: (N, U) for each state, or None: what else reaches the state after each step.
         local: what `local_derivatives` gave. The first two arrays are used up: they become da and
             du, the gradients at `x W + b` and at `h_{t-1} U`.
         """
@@ -250,9 +232,9 @@ class Cell:
         kernel = self.params["kernel"]
         x_t = numbers(name, x_t, kernel.dtype)
         state = tuple(numbers(name, s, kernel.dtype) for s in state)
-        if x_t.ndim != 2 or x_t.shape[-1] != kernel.shape[-2]:
+        if x_t.ndim != 2 or x_t.shape[1] != kernel.shape[0]:
             raise ValueError(
-                f"{name}: expected x_t of shape (n, {kernel.shape[-2]}), got {x_t.shape}"
+                f"{name}: expected x_t of shape (n, {kernel.shape[0]}), got {x_t.shape}"
             )
         expected = (x_t.shape[0], self.units)
         if len(state) != len(self.state_names) or any(s.shape != expected for s in state):
@@ -275,7 +257,7 @@ class SimpleRNNCell(Cell):
         drop: Array | None = None,
     ) -> None:
         U = self.params["recurrent_kernel"]
-        dot, activation, multiply = product(U), self.activation.raw, xp.multiply
+        dot, activation, multiply = xp.dot, self.activation.raw, xp.multiply
         u, h_in = like_rows(a, packing, drop)
         walk = packing.walk([a], history, [u, h_in, drop])
         for a_t, h, h_t, u, h_in, drop in walk:
@@ -300,8 +282,8 @@ class SimpleRNNCell(Cell):
         packing: Packing,
         drop: Array | None = None,
     ) -> None:
-        U_T = xp.ascontiguousarray(transpose(self.params["recurrent_kernel"]))
-        dot = product(U_T)
+        U_T = xp.ascontiguousarray(self.params["recurrent_kernel"].T)
+        dot = xp.dot
         walk = packing.walk_back([local[0], *dstates], [*dstate, drop])
         for da, dh_t, dh, drop in walk:
             if dh_t is not None:
@@ -392,14 +374,14 @@ class LSTMCell(GatedCell):
         U = self.params["recurrent_kernel"]
         half = None
         if self.one_tanh():  # σ(a) = tanh(a / 2) / 2 + 1/2: one tanh for all four gates
-            half, shift = sigmoid_as_tanh(a, (*a.shape[:-2], packing.shape[0]))
-            halved, _ = sigmoid_as_tanh(a, (1,))
+            half, shift = sigmoid_as_tanh(a, packing.shape[0])
+            halved, _ = sigmoid_as_tanh(a, 1)
             U = U * halved
             a *= halved
-        dot, activation, multiply = product(U), self.activation.raw, xp.multiply
+        dot, activation, multiply = xp.dot, self.activation.raw, xp.multiply
         gate = self.recurrent_activation.raw
         u, h_in = like_rows(a, packing, drop)
-        ig = xp.empty_like(history[0][..., : packing.shape[0], :])
+        ig = xp.empty_like(history[0][: packing.shape[0]])
         fixed = [u, h_in, ig, drop] + ([None, None] if half is None else [half, shift])
         walk = packing.walk([a, *split(a, 4), *kept], history, fixed)
         for a_t, i, f, g, o, tanh_c, h, c, h_t, c_t, u, h_in, ig, drop, half, shift in walk:
@@ -440,10 +422,10 @@ class LSTMCell(GatedCell):
         drop: Array | None = None,
     ) -> None:
         da, _, dc_dh, f = local
-        U_T = xp.ascontiguousarray(transpose(self.params["recurrent_kernel"]))
-        dot, multiply = product(U_T), xp.multiply
+        U_T = xp.ascontiguousarray(self.params["recurrent_kernel"].T)
+        dot, multiply = xp.dot, xp.multiply
         part = xp.empty_like(dstate[1])
-        for_c, for_o = da[..., : 3 * self.units], da[..., 3 * self.units :]
+        for_c, for_o = da[:, : 3 * self.units], da[:, 3 * self.units :]
         walk = packing.walk_back([da, for_c, for_o, dc_dh, f, *dstates], [*dstate, part, drop])
         for da, da_ifg, da_o, dc_dh, f, dh_t, dc_t, dh, dc, part, drop in walk:
             if dh_t is not None:
@@ -452,8 +434,8 @@ class LSTMCell(GatedCell):
                 dc += dc_t
             multiply(dh, dc_dh, part)
             dc += part  #                             5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
-            by_gate = da_ifg.reshape(*dc.shape[:-1], 3, self.units)
-            by_gate *= dc[..., None, :]  #            3 2   da_i, da_f, da_g
+            by_gate = da_ifg.reshape(-1, 3, self.units)
+            by_gate *= dc[:, None]  #                 3 2   da_i, da_f, da_g
             da_o *= dh  #                             5 2   da_o
             dot(da, U_T, dh)  #                         1   dh_{t-1} = da Uᵀ
             if drop is not None:
@@ -500,7 +482,7 @@ class GRUCell(GatedCell):
     def project(self, x: Array) -> Array:
         a = x @ self.params["kernel"]
         if self.use_bias:
-            a += self.params["bias"][..., :1, :]
+            a += self.params["bias"][0]
         return a
 
     def saved_sizes(self) -> tuple[int, ...]:
@@ -516,16 +498,16 @@ class GRUCell(GatedCell):
         drop: Array | None = None,
     ) -> None:
         U = self.params["recurrent_kernel"]
-        b_u = self.params["bias"][..., 1:, :] if self.use_bias else None
-        dot, multiply, subtract = product(U), xp.multiply, xp.subtract
+        b_u = self.params["bias"][1] if self.use_bias else None
+        dot, multiply, subtract = xp.dot, xp.multiply, xp.subtract
         gate, activation = self.recurrent_activation.raw, self.activation.raw
         u, h_in = like_rows(a, packing, drop)
-        ru = xp.empty_like(history[0][..., : packing.shape[0], :])
-        past, new = 2 * self.units, 3 * self.units
+        ru = xp.empty_like(history[0][: packing.shape[0]])
+        past = 2 * self.units
         walk = packing.walk(
-            [a[..., :past], *split(a, 3), *kept],
+            [a[:, :past], *split(a, 3), *kept],
             history,
-            [u, u[..., :past], u[..., past:new], h_in, ru, drop],
+            [u, u[:, :past], u[:, past:], h_in, ru, drop],
         )
         for a_zr, z, r, hh, u_h, h, h_t, u, u_zr, u_new, h_in, ru, drop in walk:
             dot(h if drop is None else multiply(h, drop, h_in), U, u)
@@ -563,16 +545,16 @@ class GRUCell(GatedCell):
         packing: Packing,
         drop: Array | None = None,
     ) -> None:
-        U_T = xp.ascontiguousarray(transpose(self.params["recurrent_kernel"]))
-        dot, multiply = product(U_T), xp.multiply
+        U_T = xp.ascontiguousarray(self.params["recurrent_kernel"].T)
+        dot, multiply = xp.dot, xp.multiply
         through = xp.empty_like(dstate[0])
         walk = packing.walk_back([*local, *dstates], [*dstate, through, drop])
         for da, du, z, dh_t, dh, through, drop in walk:
             if dh_t is not None:
                 dh += dh_t
             for d in (da, du):
-                by_gate = d.reshape(*dh.shape[:-1], 3, self.units)
-                by_gate *= dh[..., None, :]  #      4 3 2   da, du = dh ⊙ local derivatives
+                by_gate = d.reshape(-1, 3, self.units)
+                by_gate *= dh[:, None]  #           4 3 2   da, du = dh ⊙ local derivatives
             multiply(dh, z, through)
             dot(du, U_T, dh)  #                         1   du Uᵀ
             if drop is not None:
@@ -584,7 +566,7 @@ class GRUCell(GatedCell):
     ) -> tuple[dict[str, Array], Array]:
         grads, dx = super().weight_gradients(x, h_prev, da, du, saved)
         if self.use_bias:
-            grads["bias"] = xp.stack([da.sum(axis=-2), du.sum(axis=-2)], axis=-2)
+            grads["bias"] = xp.stack([da.sum(axis=0), du.sum(axis=0)])
         return grads, dx
 
 
@@ -610,14 +592,12 @@ class GRUCellResetBefore(GatedCell):
     ) -> None:
         U = self.params["recurrent_kernel"]
         past = 2 * self.units
-        U_zr, U_h = (xp.ascontiguousarray(part) for part in (U[..., :past], U[..., past:]))
-        dot, multiply, subtract = product(U), xp.multiply, xp.subtract
+        U_zr, U_h = (xp.ascontiguousarray(part) for part in (U[:, :past], U[:, past:]))
+        dot, multiply, subtract = xp.dot, xp.multiply, xp.subtract
         gate, activation = self.recurrent_activation.raw, self.activation.raw
-        u, h_in = like_rows(a[..., :past], packing, drop)
-        (rh, _), (rhU, _) = (like_rows(a[..., past:], packing, None) for _ in range(2))
-        walk = packing.walk(
-            [a[..., :past], *split(a, 3)], history, [u, h_in, rh, rhU, drop]
-        )
+        u, h_in = like_rows(a[:, :past], packing, drop)
+        (rh, _), (rhU, _) = (like_rows(a[:, past:], packing, None) for _ in range(2))
+        walk = packing.walk([a[:, :past], *split(a, 3)], history, [u, h_in, rh, rhU, drop])
         for a_zr, z, r, hh, h, h_t, u, h_in, rh, rhU, drop in walk:
             h_d = h if drop is None else multiply(h, drop, h_in)
             dot(h_d, U_zr, u)
@@ -653,12 +633,12 @@ class GRUCellResetBefore(GatedCell):
     ) -> None:
         da, _, z, r = local
         past = 2 * self.units
-        U_T = transpose(self.params["recurrent_kernel"])
-        U_zr_T, U_h_T = (xp.ascontiguousarray(U) for U in (U_T[..., :past, :], U_T[..., past:, :]))
-        dot, multiply = product(U_T), xp.multiply
+        U_T = self.params["recurrent_kernel"].T
+        U_zr_T, U_h_T = (xp.ascontiguousarray(U) for U in (U_T[:past], U_T[past:]))
+        dot, multiply = xp.dot, xp.multiply
         drh, through = xp.empty_like(dstate[0]), xp.empty_like(dstate[0])
         walk = packing.walk_back(
-            [da[..., :past], *split(da, 3), z, r, *dstates], [*dstate, drh, through, drop]
+            [da[:, :past], *split(da, 3), z, r, *dstates], [*dstate, drh, through, drop]
         )
         for da_zr, da_z, da_r, da_h, z, r, dh_t, dh, drh, through, drop in walk:
             if dh_t is not None:
@@ -680,8 +660,8 @@ class GRUCellResetBefore(GatedCell):
     ) -> tuple[dict[str, Array], Array]:
         grads, dx = super().weight_gradients(x, h_prev, da, du, saved)
         _, r, _ = split(saved[0], 3)
-        dU_h = grads["recurrent_kernel"][..., 2 * self.units :]
-        dU_h[...] = transpose(r * h_prev) @ du[..., 2 * self.units :]  # U_h met r ⊙ h_{t-1}
+        dU_h = grads["recurrent_kernel"][:, 2 * self.units :]
+        dU_h[...] = (r * h_prev).T @ du[:, 2 * self.units :]  # U_h met r ⊙ h_{t-1}
         return grads, dx
 
 
@@ -689,31 +669,26 @@ class GRUCellResetBefore(GatedCell):
 
 
 def split(array: Array, blocks: int) -> list[Array]:
-    """Views of the equal blocks of the last axis, one a gate."""
-    size = array.shape[-1] // blocks
-    return [array[..., k * size : (k + 1) * size] for k in range(blocks)]
-
-
-def product(matrix: Array) -> Callable[[Array, Array, Array], Array]:
-    """`product(U)(h, U, out)`: out = h U, or one such product each in a stack of matrices."""
-    return xp.dot if matrix.ndim == 2 else xp.matmul
+    """Views of the equal blocks of columns, one a gate."""
+    size = array.shape[1] // blocks
+    return [array[:, k * size : (k + 1) * size] for k in range(blocks)]
 
 
 def like_rows(a: Array, packing: Packing, drop: Array | None) -> tuple[Array, Array | None]:
-    """Room for `h U` (..., B, gates * U), and for h under dropout, if there is any."""
-    u = xp.empty((*a.shape[:-2], packing.shape[0], a.shape[-1]), a.dtype)
+    """Room for `h U` (B, gates * U), and for h under dropout, if there is any."""
+    u = xp.empty((packing.shape[0], a.shape[1]), a.dtype)
     return u, None if drop is None else xp.empty_like(drop, dtype=a.dtype)
 
 
-def sigmoid_as_tanh(a: Array, lead: tuple[int, ...]) -> tuple[Array, Array]:
-    """Factors and terms that make i, f and o sigmoids, and leave g a tanh: (*lead, 4 * U) each."""
-    return _sigmoid_as_tanh(lead, a.shape[-1], a.dtype, get_backend())
+def sigmoid_as_tanh(a: Array, rows: int) -> tuple[Array, Array]:
+    """Factors and terms that make i, f and o sigmoids, and leave g a tanh: (rows, 4 * U) each."""
+    return _sigmoid_as_tanh(rows, a.shape[1], a.dtype, get_backend())
 
 
 @functools.lru_cache(maxsize=64)
-def _sigmoid_as_tanh(lead: tuple, width: int, dtype: Any, backend: str) -> tuple[Array, Array]:
-    half = xp.full((*lead, width), 0.5, dtype=dtype)
-    half[..., width // 2 : width // 4 * 3] = 1  # the candidate's block: a plain tanh
+def _sigmoid_as_tanh(rows: int, width: int, dtype: Any, backend: str) -> tuple[Array, Array]:
+    half = xp.full((rows, width), 0.5, dtype=dtype)
+    half[:, width // 2 : width // 4 * 3] = 1  # the candidate's block: a plain tanh
     return half, 1 - half
 
 

@@ -60,7 +60,8 @@ class Packing:
         self._rank = np.empty(B, dtype=np.int64)
         self._rank[order] = np.arange(B)
 
-        sizes = B - np.searchsorted(lengths[order[::-1]], np.arange(lengths.max(initial=0)), "right")
+        steps = np.arange(lengths.max(initial=0))
+        sizes = B - np.searchsorted(lengths[order[::-1]], steps, "right")
         self._offsets = np.concatenate([[0], np.cumsum(sizes)])
         self.batch_sizes: list[int] = sizes.tolist()
         self._steps = int(self._offsets[-1])
@@ -146,11 +147,11 @@ class Packing:
         """Step by step, from the first to the last, the views that a cell works on.
 
         Args:
-            steps: arrays (..., N, width) of one row per packed step.
-            states: histories (..., B + N, width).
-            rows: arrays (..., B, width) of one row per row of the batch, longest first.
+            steps: arrays (N, width) of one row per packed step.
+            states: histories (B + N, width).
+            rows: arrays (B, width) of one row per row of the batch, longest first.
 
-        Yields for each step: the (..., n, width) of the n rows that take it, of each array of
+        Yields for each step: the (n, width) of the n rows that take it, of each array of
         `steps`; the states before it, of each history; the states after it; and the part of each
         array of `rows`. None stays None.
         """
@@ -158,7 +159,7 @@ class Packing:
         for k, n, first, block in self.stretches:
             after = [_by_step(history, B + block, k, n) for history in states]
             before = [
-                chain((history[..., first : first + n, :],), views)
+                chain((history[first : first + n],), views)
                 for history, views in zip(states, after, strict=True)
             ]
             along = [_by_step(array, block, k, n) for array in steps]
@@ -170,28 +171,21 @@ class Packing:
         """As `walk`, from the last step to the first, without states."""
         for k, n, _, block in reversed(self.stretches):
             along = [_by_step(array, block, k, n) for array in steps]
-            backwards = [views if views is _NONE else views[::-1] for views in along]
-            yield from zip(*backwards, *_prefixes(rows, n, k), strict=False)
-
-
-_NONE = repeat(None)
+            backwards = [views[::-1] for views in along]
+            yield from zip(*backwards, *_prefixes(rows, n, k), strict=True)
 
 
 def _by_step(array: Array | None, start: int, k: int, n: int) -> Any:
-    """Rows `start` to `start + k * n` of (..., rows, width), as k views (..., n, width)."""
+    """Rows `start` to `start + k * n` of (rows, width), as k views (n, width); or None k times."""
     if array is None:
-        return _NONE
-    block = array[..., start : start + k * n, :]
-    if k == 1:
-        return (block,)
-    if block.ndim == 2:
-        return block.reshape(k, n, -1)
-    return block.reshape(*array.shape[:-2], k, n, -1).swapaxes(0, -3)
+        return (None,) * k
+    block = array[start : start + k * n]
+    return (block,) if k == 1 else block.reshape(k, n, -1)
 
 
 def _prefixes(rows: Iterable[Array | None], n: int, k: int) -> list[Iterator[Any]]:
     """The first n rows of each array, k times."""
-    return [repeat(None if array is None else array[..., :n, :], k) for array in rows]
+    return [repeat(None if array is None else array[:n], k) for array in rows]
 
 
 def _last_of_each(sizes: list[int]) -> tuple[list[int], list[int]]:

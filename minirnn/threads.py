@@ -7,6 +7,7 @@ of its own.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from minirnn.backend import get_backend
+from minirnn.checks import whole_number
 
 ENVIRONMENT_VARIABLE = "MINIRNN_THREADS"
 WORTH_A_THREAD = 50_000  # with less work than this, handing it over costs more than it saves
@@ -28,17 +30,24 @@ def side_by_side(task: Callable[[int], Result], work: int) -> tuple[Result, Resu
     """
     if work < WORTH_A_THREAD or threads() < 2 or get_backend() != "numpy":
         return task(0), task(1)
-    second = _worker(os.getpid()).submit(task, 1)
+    # The caller's context goes along: np.errstate is part of it.
+    second = _worker(os.getpid()).submit(contextvars.copy_context().run, task, 1)
     try:
         first = task(0)
     finally:
-        second.exception()  # wait, whatever happened here
-    return first, second.result()
+        begun = not second.cancel()
+        if begun:
+            second.exception()  # wait, whatever happened here
+    # Waiting for a free thread could take forever: all may be at tasks that wait like this one.
+    return first, second.result() if begun else task(1)
 
 
 def threads() -> int:
     """How many threads may work: MINIRNN_THREADS, or 2 where there are as many cores."""
-    return int(os.environ.get(ENVIRONMENT_VARIABLE) or min(2, os.cpu_count() or 1))
+    value = os.environ.get(ENVIRONMENT_VARIABLE)
+    if not value:
+        return min(2, os.cpu_count() or 1)
+    return whole_number(ENVIRONMENT_VARIABLE, int(value) if value.isdecimal() else value)
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,8 +5,7 @@ stands here is what comes before and after it: the products that serve all steps
 arrays that the loop works in. All states are kept in the *history*, whose first B rows are the
 initial state, so that the states before and after a step are views, and nothing is copied.
 
-Legend: B rows, N real steps, F features, U units; `...` a leading axis of two where both directions
-of a Bidirectional layer run in one loop.
+Legend: B rows, N real steps, F features, U units.
 """
 
 from __future__ import annotations
@@ -35,21 +34,20 @@ def run(
     """Walk `cell` over all real steps.
 
     Args:
-        x: (..., N, F) packed inputs.
-        initial_state: (..., B, U) for each state, rows in the order of the batch.
-        drop: (..., B, U) recurrent dropout, or None.
+        x: (N, F) packed inputs.
+        initial_state: (B, U) for each state, rows in the order of the batch.
+        drop: (B, U) recurrent dropout, or None.
 
     Returns:
         The history of each state, with all else that `run_backward` needs.
     """
     B, N = len(packing.order), len(packing)
     a = cell.project(x)
-    lead = a.shape[:-2]
-    history = tuple(xp.empty((*lead, B + N, cell.units), a.dtype) for _ in cell.state_names)
+    history = tuple(xp.empty((B + N, cell.units), a.dtype) for _ in cell.state_names)
     for states, first in zip(history, initial_state, strict=True):
-        states[..., :B, :] = first[..., packing.order, :]
-    kept = tuple(xp.empty((*lead, N, size), a.dtype) for size in cell.saved_sizes())
-    drop_sorted = None if drop is None else drop[..., packing.order, :]
+        states[:B] = first[packing.order]
+    kept = tuple(xp.empty((N, size), a.dtype) for size in cell.saved_sizes())
+    drop_sorted = None if drop is None else drop[packing.order]
     loops(cell, a.dtype, drop_sorted).steps(a, history, kept, packing, drop_sorted)
     return LoopCache(x, packing, history, (a, *kept), drop_sorted)
 
@@ -63,34 +61,34 @@ def run_backward(
     """Backpropagation through time.
 
     Args:
-        dfinal: (..., B, U) for each state, rows in the order of the batch: the gradient that
+        dfinal: (B, U) for each state, rows in the order of the batch: the gradient that
             reaches each row's last state; None for zeros.
-        dhistory: (..., B + N, U) for each state: what else reaches each state of the history from
+        dhistory: (B + N, U) for each state: what else reaches each state of the history from
             outside the loop; None for zeros.
 
     Returns:
-        dx (..., N, F); the gradients of the initial state, rows in the order of the batch; and
+        dx (N, F); the gradients of the initial state, rows in the order of the batch; and
         those of the weights, with the keys of `cell.params`.
     """
     x, packing, history, saved, drop = cache
     B = len(packing.order)
-    state_prev = tuple(xp.take(states, packing.previous, axis=-2) for states in history)
-    state = tuple(states[..., B:, :] for states in history)
-    drop_all = None if drop is None else drop[..., packing.ranks, :]
+    state_prev = tuple(xp.take(states, packing.previous, axis=0) for states in history)
+    state = tuple(states[B:] for states in history)
+    drop_all = None if drop is None else drop[packing.ranks]
     loop = loops(cell, saved[0].dtype, drop)
     local = loop.local_derivatives(state_prev, state, saved, drop_all)
 
     dstate = tuple(
-        xp.zeros_like(states[..., :B, :]) if d is None else d[..., packing.order, :]
+        xp.zeros_like(states[:B]) if d is None else d[packing.order]
         for states, d in zip(history, dfinal, strict=True)
     )
     dstate = tuple(xp.array(d, dtype=history[0].dtype, order="C") for d in dstate)
-    dstates = tuple(None if d is None else d[..., B:, :] for d in dhistory)
+    dstates = tuple(None if d is None else d[B:] for d in dhistory)
     loop.steps_backward(dstate, dstates, local, packing, drop)
 
     da, du = local[:2]
     grads, dx = cell.weight_gradients(x, dropped(state_prev[0], drop_all), da, du, saved)
     dinitial = tuple(xp.empty_like(d) for d in dstate)
     for unsorted, d, further in zip(dinitial, dstate, dhistory, strict=True):
-        unsorted[..., packing.order, :] = d if further is None else d + further[..., :B, :]
+        unsorted[packing.order] = d if further is None else d + further[:B]
     return dx, dinitial, grads

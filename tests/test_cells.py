@@ -119,18 +119,6 @@ def test_backward_can_be_repeated_and_changes_no_result(kind, activation):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stack_of_two_cells_is_both(kind):
-    rng = np.random.default_rng(5)
-    one, two = random_cell(kind, rng), random_cell(kind, rng)
-    both = one.stack(two)
-    x = rng.normal(size=(2, N, F))
-    a = both.project(x)
-    np.testing.assert_allclose(a[0], one.project(x[0]), **CLOSE)
-    np.testing.assert_allclose(a[1], two.project(x[1]), **CLOSE)
-    assert all(both.params[key].shape == (2, *one.params[key].shape) for key in one.params)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("activation", ["tanh", "relu", "softplus"])
 @pytest.mark.parametrize("dropped", [False, True])
 def test_steps_are_single_steps_one_after_the_other(kind, activation, dropped):

@@ -427,8 +427,8 @@ def test_the_state_after_the_step_for_the_one_before(monkeypatch, layer, options
     seen = {}
 
     def prepare(cache):
-        h = cache.history[0][..., len(cache.packing.order) :, :]
-        h = h if cache.drop is None else h * cache.drop[..., cache.packing.ranks, :]
+        h = cache.history[0][len(cache.packing.order) :]
+        h = h if cache.drop is None else h * cache.drop[cache.packing.ranks]
         seen[id(cache.x)] = h  # both directions of a layer may be on their way at once
 
     plant_in_run_backward(monkeypatch, prepare)
@@ -446,7 +446,7 @@ def test_only_one_row_in_the_sum_of_the_bias(monkeypatch):
 
     def wrong(self, x, h_prev, da, du, saved):
         grads, dx = true(self, x, h_prev, da, du, saved)
-        return grads | {"bias": da[..., 0, :]}, dx
+        return grads | {"bias": da[0]}, dx
 
     monkeypatch.setattr(Cell, "weight_gradients", wrong)
     report = gradcheck(LSTM(3))

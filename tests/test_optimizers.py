@@ -240,6 +240,23 @@ def test_a_row_that_the_table_lacks_is_an_error(bad):
         optimizer.apply(params, {"t": RowGradient(np.array([bad]), one.rows)})
 
 
+@every_optimizer
+@pytest.mark.parametrize("dense", [False, True])
+def test_rows_that_wait_catch_up_before_they_learn(make, dense):
+    """Nobody looked at them first: the step itself makes up for what they waited for."""
+    rng = np.random.default_rng(8)
+    waiting, prompt = make(), make()
+    params, twins = {"t": np.ones((9, 3))}, {"t": np.ones((9, 3))}
+    for step in range(12):
+        gradient = random_rows(rng, 9, 3, 4)
+        if dense and step in (4, 9):
+            gradient = gradient.dense((9, 3))
+        waiting.apply(params, {"t": gradient}, waiting=("t",))
+        prompt.apply(twins, {"t": gradient})
+    waiting.settle()
+    np.testing.assert_allclose(params["t"], twins["t"], rtol=0, atol=3e-7)
+
+
 def test_momentum_that_came_to_nothing_is_zero_and_its_rows_rest():
     optimizer = Adam(0.01)
     params = {"t": np.zeros((500, 64), dtype=np.float32)}

@@ -44,14 +44,14 @@ def test_the_packed_order_is_time_major_and_longest_first(mask):
         assert packing.batch_sizes == [sum(len(w) > k for w in walked) for k in range(longest)]
 
 
-def numbered(count, lead=(), width=2):
-    """Rows (*lead, count, width) that hold their own number in each column."""
-    return np.broadcast_to(np.arange(count)[:, None], (*lead, count, width)).copy()
+def numbered(count, width=2):
+    """Rows (count, width) that hold their own number in each column."""
+    return np.broadcast_to(np.arange(count)[:, None], (count, width)).copy()
 
 
 def numbers_in(view):
-    """What a view of numbered rows shows; every column and leading index shows the same."""
-    numbers = view.reshape(-1, *view.shape[-2:])[0, :, 0]
+    """What a view of numbered rows shows; every column shows the same."""
+    numbers = view[:, 0]
     assert (view == numbers[:, None]).all()
     return numbers.tolist()
 
@@ -117,14 +117,13 @@ def place(view):
 
 @quick
 @given(any_masks())
-@pytest.mark.parametrize("lead", [(), (2,)])
-def test_a_walk_back_is_the_walk_in_reverse_order(lead, mask):
+def test_a_walk_back_is_the_walk_in_reverse_order(mask):
     B = len(mask)
     for reverse in (False, True):
         packing = Packing(mask, reverse)
         N = len(packing)
-        steps = [numbered(N, lead), None, numbered(N, lead, width=3)]
-        rows = [None, numbered(B, lead), numbered(B, lead, width=1)]
+        steps = [numbered(N), None, numbered(N, width=3)]
+        rows = [None, numbered(B), numbered(B, width=1)]
         ahead = list(packing.walk(steps, (), rows))
         back = list(packing.walk_back(steps, rows))
         assert len(ahead) == len(back) == len(packing.batch_sizes)
@@ -138,7 +137,7 @@ def test_a_walk_back_is_the_walk_in_reverse_order(lead, mask):
             block, stop = list(range(stop - n, stop)), stop - n
             assert views[1] is None and views[3] is None
             assert [view.shape for view in views if view is not None] == [
-                (*lead, n, width) for width in (2, 3, 2, 1)
+                (n, width) for width in (2, 3, 2, 1)
             ]
             assert [numbers_in(views[k]) for k in (0, 2)] == [block] * 2
             assert [numbers_in(views[k]) for k in (4, 5)] == [list(range(n))] * 2
@@ -146,35 +145,41 @@ def test_a_walk_back_is_the_walk_in_reverse_order(lead, mask):
 
 @quick
 @given(any_masks())
-@pytest.mark.parametrize("lead", [(), (2,)])
-def test_a_walk_gives_views_in_the_order_of_its_arguments(lead, mask):
+def test_a_walk_gives_views_in_the_order_of_its_arguments(mask):
     """What is written into them stands in the arrays, columns of a wider array included."""
     B, packing = len(mask), Packing(mask)
     N = len(packing)
-    wide = np.zeros((*lead, N, 5))
-    histories = [np.zeros((*lead, B + N, 2)), np.zeros((*lead, B + N, 3))]
-    row_sums = np.zeros((*lead, B, 1))
-    walk = packing.walk([wide[..., :2], None, wide[..., 2:]], histories, [row_sums, None])
+    wide = np.zeros((N, 5))
+    histories = [np.zeros((B + N, 2)), np.zeros((B + N, 3))]
+    row_sums = np.zeros((B, 1))
+    walk = packing.walk([wide[:, :2], None, wide[:, 2:]], histories, [row_sums, None])
     block = 0
     for k, views in enumerate(walk):
         n = packing.batch_sizes[k]
         left, nothing, right, before, before_2, after, after_2, of_rows, nothing_2 = views
         assert nothing is None and nothing_2 is None
         shapes = [view.shape for view in views if view is not None]
-        assert shapes == [(*lead, n, width) for width in (2, 3, 2, 3, 2, 3, 1)]
+        assert shapes == [(n, width) for width in (2, 3, 2, 3, 2, 3, 1)]
         assert (before == k).all() and (before_2 == 10 * k).all()
         left[...], right[...] = k, -k
         after[...], after_2[...] = k + 1, 10 * (k + 1)
         of_rows += 1
-        assert (wide[..., block : block + n, :] == [k, k, -k, -k, -k]).all()
+        assert (wide[block : block + n] == [k, k, -k, -k, -k]).all()
         block += n
     assert block == N
     lengths = np.sort(mask.sum(axis=1))[::-1]
     assert (row_sums == lengths[:, None]).all()
     for states, scale in zip(histories, (1, 10), strict=True):
-        assert not states[..., :B, :].any()
+        assert not states[:B].any()
         taken = np.repeat(np.arange(len(packing.batch_sizes)), packing.batch_sizes) + 1
-        assert (states[..., B:, :] == scale * taken[:, None]).all()
+        assert (states[B:] == scale * taken[:, None]).all()
+
+
+def test_a_walk_over_nothing_but_none_ends():
+    packing = Packing(np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool))
+    assert list(packing.walk([None, None])) == [(None, None)] * 4
+    assert list(packing.walk_back([None], [None])) == [(None, None)] * 4
+    assert list(packing.walk([], (), [None])) == [(None,)] * 4
 
 
 @quick

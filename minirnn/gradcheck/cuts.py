@@ -59,17 +59,17 @@ def _with_cut(whole: type[Cell], cut: Cut) -> type[Cell]:
                 state, out = states[:count], [*states[count:], *kept_t]
                 place = (k, len(packing.batch_sizes), rows_before)
                 cut(plain, self, place, a_t, state, out, drop_t)
-                rows_before = a_t.shape[-2]
+                rows_before = len(a_t)
 
     def plain(
         cell: Cell, a_t: Array, state: list[Array], out: list[Array], drop: Array | None
     ) -> None:
-        n = a_t.shape[-2]
-        history = tuple(xp.concatenate([s, xp.empty_like(s)], axis=-2) for s in state)
+        n = len(a_t)
+        history = tuple(xp.concatenate([s, xp.empty_like(s)]) for s in state)
         packing = one_step(n, get_backend())
         whole.steps(cell, a_t, history, tuple(out[len(state) :]), packing, drop)
         for target, states in zip(out, history, strict=False):
-            target[...] = states[..., n:, :]
+            target[...] = states[n:]
 
     return CutCell
 
@@ -133,10 +133,10 @@ def _step_cut(left_out: Callable[[int, int], bool]) -> Cut:
 def _last_row_cut(
     plain: Any, cell: Cell, place: Place, a_t: Array, state: list, out: Any, drop: Any
 ) -> None:
-    if a_t.shape[-2] < place[2]:
+    if len(a_t) < place[2]:
         state = [s.copy() for s in state]
         for s in state:
-            s.imag[..., -1, :] = 0
+            s.imag[-1] = 0
     plain(cell, a_t, state, out, drop)
 
 
@@ -149,10 +149,10 @@ def _own_state_cut(
     shift = dropped(real(trial[0]) - real(state[0]), drop)  # h_t - h_{t-1}
     extra = shift @ (U - real(U))
     if isinstance(cell, GRUCell):
-        r = real(gates[..., cell.units : 2 * cell.units])
-        U_h = (U - real(U))[..., 2 * cell.units :]
+        r = real(gates[:, cell.units : 2 * cell.units])
+        U_h = (U - real(U))[:, 2 * cell.units :]
         before = isinstance(cell, GRUCellResetBefore)
-        extra[..., 2 * cell.units :] = (r * shift) @ U_h if before else r * (shift @ U_h)
+        extra[:, 2 * cell.units :] = (r * shift) @ U_h if before else r * (shift @ U_h)
     a_t += extra
     plain(cell, a_t, state, out, drop)
 
@@ -166,8 +166,8 @@ def _weights_cut(rows: Callable[[Place, int], Array]) -> Cut:
         quiet_out = [array.copy() for array in out]
         plain(quiet, real(a_t), state, quiet_out, drop)
         plain(cell, a_t, state, out, drop)
-        unseen = ~rows(place, a_t.shape[-2])
+        unseen = ~rows(place, len(a_t))
         for array, without in zip(out, quiet_out, strict=True):
-            array[..., unseen, :] = without[..., unseen, :]
+            array[unseen] = without[unseen]
 
     return cut

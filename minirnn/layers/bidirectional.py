@@ -114,7 +114,9 @@ class Bidirectional(Layer):
             if drop_x is not None:
                 x_packed *= drop_x[way][packing.rows]
             state = layer.starting_state(given[way], B, x.dtype)
-            return run(layer.cell, x_packed, packing, state, None if drop_h is None else drop_h[way])
+            return run(
+                layer.cell, x_packed, packing, state, None if drop_h is None else drop_h[way]
+            )
 
         loops = side_by_side(walk, work=len(ahead) * (F + options.units))
         finals = [tuple(h[loop.packing.final] for h in loop.history) for loop in loops]
@@ -202,4 +204,3 @@ class Bidirectional(Layer):
                 f"backward), received {len(given)}"
             )
         return tuple(given[:count]), tuple(given[count:])
-
