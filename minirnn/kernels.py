@@ -19,8 +19,8 @@ compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, erro
 rounded = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 ONE, HALF, END = np.float32(1), np.float32(0.5), np.float32(9)
-# tanh(x) = x P(x²) / Q(x²) up to |x| = 9, where it is 1 in float32: least squares, reweighted until
-# the largest relative error is smallest, 1.3e-9 before rounding.
+# tanh(x) = x P(x²) / Q(x²) up to |x| = 9, where it is 1 but for the last digit: least squares,
+# reweighted until the largest relative error is smallest, 1.3e-9 before rounding.
 P = tuple(
     map(
         np.float32,
