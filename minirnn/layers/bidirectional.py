@@ -98,33 +98,31 @@ class Bidirectional(Layer):
     ) -> tuple[Any, Any]:
         """As `RNN.forward`. initial_state: forward states, then backward states."""
         self.require_built()
-        mask = Mask.of(mask)
         first, second = self.forward_layer, self.backward_layer
-        x, ahead = first.checked(x, mask, False)
-        x, back = second.checked(x, mask, True)
+        x, mask = first.checked(x, mask)
         B, T, F = x.shape
         given = self._split_states(initial_state)
         options = self.layer
         drop_x = draw_dropout(options.dropout, (2, B, F), x.dtype, training)
         drop_h = draw_dropout(options.recurrent_dropout, (2, B, options.units), x.dtype, training)
 
-        def walk(way: int) -> LoopCache:
-            layer, packing = (first, second)[way], (ahead, back)[way]
+        def walk(way: int) -> tuple[LoopCache, Array]:
+            layer, packing = (first, second)[way], mask.packing(reverse=way == 1)
             x_packed = xp.take(x.reshape(B * T, F), packing.gather, axis=0)
             if drop_x is not None:
                 x_packed *= drop_x[way][packing.rows]
             state = layer.starting_state(given[way], B, x.dtype)
-            return run(
-                layer.cell, x_packed, packing, state, None if drop_h is None else drop_h[way]
-            )
+            drop = None if drop_h is None else drop_h[way]
+            loop = run(layer.cell, x_packed, packing, state, drop)
+            if self.return_sequences:
+                return loop, show_steps(loop.history[0], packing, zero_masked=True)
+            return loop, loop.history[0][packing.final]
 
-        loops = side_by_side(walk, work=len(ahead) * (F + options.units))
+        ways = side_by_side(walk, work=int(mask.array.sum()) * (F + options.units))
+        loops, ys = zip(*ways, strict=True)
         finals = [tuple(h[loop.packing.final] for h in loop.history) for loop in loops]
         if options.stateful:
             first.states, second.states = (tuple(s.copy() for s in way) for way in finals)
-        ys = finals[0][0].copy(), finals[1][0].copy()
-        if self.return_sequences:
-            ys = tuple(show_steps(loop.history[0], loop.packing, True) for loop in loops)
         y = self._merge(*ys)
         cache = x.shape, loops, drop_x, initial_state is not None, ys
         if not self.return_state:
@@ -145,13 +143,13 @@ class Bidirectional(Layer):
             dx_packed, dinitial, grads = run_backward(layer.cell, dfinal, dhistory, loop)
             if drop_x is not None:
                 dx_packed *= drop_x[way][loop.packing.rows]
-            return dx_packed, dinitial, grads
+            dx = xp.zeros((B * T, F), dx_packed.dtype)
+            dx[loop.packing.gather] = dx_packed
+            return dx.reshape(B, T, F), dinitial, grads
 
         ways = side_by_side(walk_back, work=len(loops[0].packing) * (F + self.layer.units))
-        dx = xp.zeros((B * T, F), ways[0][0].dtype)
-        dx[loops[0].packing.gather] = ways[0][0]
-        dx[loops[1].packing.gather] += ways[1][0]
-        dx = dx.reshape(B, T, F)
+        dx = ways[0][0]
+        dx += ways[1][0]
         grads = {f"forward_{key}": g for key, g in ways[0][2].items()}
         grads |= {f"backward_{key}": g for key, g in ways[1][2].items()}
         return ((dx, (*ways[0][1], *ways[1][1])) if state_given else dx), grads

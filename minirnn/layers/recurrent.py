@@ -171,7 +171,8 @@ class RNN(Layer):
 
         x (batch, time, features); mask (batch, time); initial_state (batch, units) for each state.
         """
-        x, packing = self.checked(x, mask, self.go_backwards)
+        x, mask = self.checked(x, mask)
+        packing = mask.packing(self.go_backwards)
         B, T, F = x.shape
         state = self.starting_state(initial_state, B, x.dtype)
         drop_x = draw_dropout(self.dropout, (B, F), x.dtype, training)
@@ -221,8 +222,8 @@ class RNN(Layer):
         self.ensure_built(x)
         return self.forward(x, mask, training, initial_state)[0]
 
-    def checked(self, x: Array, mask: Any, reverse: bool) -> tuple[Array, Packing]:
-        """x on the device, in the weights' dtype, and the plan of its steps."""
+    def checked(self, x: Array, mask: Any) -> tuple[Array, Mask]:
+        """x on the device, in the weights' dtype, and its mask, which may be full."""
         self.require_built()
         kernel = self.cell.params["kernel"]
         features = kernel.shape[-2]
@@ -234,7 +235,7 @@ class RNN(Layer):
             )
         mask = Mask.of(mask) or full_mask(*x.shape[:2])
         mask.require_shape(self.name, x.shape)
-        return x, mask.packing(reverse)
+        return x, mask
 
 
 class SimpleRNN(RNN):
