@@ -226,6 +226,53 @@ def test_without_the_variable_two_threads_if_there_are_two_cores(cores, expected
     assert threads.threads() == 3
 
 
+class Blas:
+    """Counts as threadpoolctl's controller would set threads."""
+
+    def __init__(self):
+        self.now, self.seen = 2, []
+
+    def limit(self, limits, user_api):
+        assert user_api == "blas"
+        before, self.now = self.now, limits
+        outer = self
+
+        class Limit:
+            def restore_original_limits(self):
+                outer.now = before
+
+        return Limit()
+
+
+def test_blas_keeps_to_one_thread_while_tasks_run(monkeypatch):
+    """Also with one thread of ours (the same numbers), in nested calls, and after an error."""
+    blas = Blas()
+    monkeypatch.setattr(threads, "_blas", lambda: blas)
+    for number in ("1", "2"):
+        monkeypatch.setenv("MINIRNN_THREADS", number)
+        assert side_by_side(lambda k: blas.now, ENOUGH) == (1, 1)
+        assert blas.now == 2
+        nested = side_by_side(lambda k: side_by_side(lambda j: blas.now, ENOUGH), ENOUGH)
+        assert nested == ((1, 1), (1, 1)) and blas.now == 2
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda k: 1 // k, ENOUGH)
+        assert blas.now == 2
+    assert side_by_side(lambda k: blas.now, 0) == (2, 2)
+
+
+@pytest.mark.parametrize(("variable", "at_once"), [("1", True), ("2", False), (None, False)])
+def test_without_threadpoolctl_only_the_user_can_limit_blas(variable, at_once, monkeypatch):
+    monkeypatch.setattr(threads, "_blas", lambda: None)
+    monkeypatch.setenv("MINIRNN_THREADS", "2")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", variable)
+    handed = []
+    monkeypatch.setattr(threads, "_at_once", lambda task: handed.append(1) or (task(0), task(1)))
+    assert side_by_side(lambda k: k, ENOUGH) == (0, 1)
+    assert bool(handed) == at_once
+
+
 # --- Bidirectional --------------------------------------------------------------------------------
 
 ROWS, TIME, FEATURES, UNITS = 37, 41, 23, 19
@@ -243,6 +290,22 @@ def counted(monkeypatch):
     return calls
 
 
+@pytest.fixture
+def handed_over(monkeypatch):
+    """Every cell's loops are handed over, compiled or not."""
+    monkeypatch.setattr("minirnn.layers.bidirectional.loops", lambda *arguments: None)
+
+
+def test_loops_that_numpy_walks_stay_on_one_thread(monkeypatch):
+    """Two threads of small NumPy calls would only wait for each other."""
+    layer = built_bidirectional("gru", np.random.default_rng(6), UNITS, FEATURES, "float32")
+    calls = counted(monkeypatch)
+    y, cache = layer.forward(np.ones((ROWS, TIME, FEATURES), "float32"))
+    layer.backward(y, cache)
+    assert not calls
+
+
+@pytest.mark.usefixtures("handed_over")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("return_sequences", [False, True])
 def test_a_layer_gives_the_same_bits_with_one_thread_and_two(kind, return_sequences, monkeypatch):
@@ -285,6 +348,7 @@ def weights_after_training(kind):
     return losses, {key: np.copy(value) for key, value in model.params.items()}
 
 
+@pytest.mark.usefixtures("handed_over")
 @pytest.mark.parametrize("kind", ["simple_rnn", "lstm", "gru"])
 def test_training_gives_the_same_bits_with_one_thread_and_two(kind, monkeypatch):
     monkeypatch.setattr(threads, "WORTH_A_THREAD", 10_000)
@@ -297,6 +361,7 @@ def test_training_gives_the_same_bits_with_one_thread_and_two(kind, monkeypatch)
     assert len(calls) == 3 * 2 * 2
 
 
+@pytest.mark.usefixtures("handed_over")
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_a_layer_in_tasks_side_by_side(kind):
     rng = np.random.default_rng(4)

@@ -7,6 +7,7 @@ from typing import Any
 
 from minirnn.backend import Array, xp
 from minirnn.base import Layer, Shape
+from minirnn.compiled import loops
 from minirnn.dropout import draw_dropout
 from minirnn.layers.recurrent import RNN, gradients_of_states, show_steps
 from minirnn.packing import Mask
@@ -118,24 +119,27 @@ class Bidirectional(Layer):
                 return loop, show_steps(loop.history[0], packing, zero_masked=True)
             return loop, loop.history[0][packing.final]
 
-        ways = side_by_side(walk, work=int(mask.array.sum()) * (F + options.units))
-        loops, ys = zip(*ways, strict=True)
-        finals = [tuple(h[loop.packing.final] for h in loop.history) for loop in loops]
+        self_made = loops(first.cell, x.dtype, drop_h) is first.cell
+        # NumPy's many small calls want the interpreter's lock all the time: one thread is faster.
+        work = 0 if self_made else int(mask.array.sum()) * (F + options.units)
+        ways = side_by_side(walk, work)
+        runs, ys = zip(*ways, strict=True)
+        finals = [tuple(h[loop.packing.final] for h in loop.history) for loop in runs]
         if options.stateful:
             first.states, second.states = (tuple(s.copy() for s in way) for way in finals)
         y = self._merge(*ys)
-        cache = x.shape, loops, drop_x, initial_state is not None, ys
+        cache = x.shape, runs, drop_x, initial_state is not None, ys, work
         if not self.return_state:
             return y, cache
         return ((*y,) if self.merge_mode is None else (y,)) + finals[0] + finals[1], cache
 
     def backward(self, dy: Any, cache: Any) -> tuple[Any, dict[str, Array]]:
         """As `RNN.backward`; grads under the names of both copies."""
-        (B, T, F), loops, drop_x, state_given, ys = cache
+        (B, T, F), runs, drop_x, state_given, ys, work = cache
         dys, dstates = self._split_gradients(dy, ys)
 
         def walk_back(way: int) -> Any:
-            loop, dy = loops[way], dys[way]
+            loop, dy = runs[way], dys[way]
             dfinal, dhistory = gradients_of_states(
                 dy, dstates[way], loop, self.return_sequences, zero_masked=True
             )
@@ -147,7 +151,7 @@ class Bidirectional(Layer):
             dx[loop.packing.gather] = dx_packed
             return dx.reshape(B, T, F), dinitial, grads
 
-        ways = side_by_side(walk_back, work=len(loops[0].packing) * (F + self.layer.units))
+        ways = side_by_side(walk_back, work)
         dx = ways[0][0]
         dx += ways[1][0]
         grads = {f"forward_{key}": g for key, g in ways[0][2].items()}
