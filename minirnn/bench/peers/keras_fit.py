@@ -76,7 +76,8 @@ def stream(batches: list[Any]) -> Any:
             tf.TensorSpec((None,), tf.int32),
         )
         data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=spec)
-        return data.cache().prefetch(2)
+        counted = tf.data.experimental.assert_cardinality(len(batches))
+        return data.apply(counted).cache().prefetch(2)
 
     class Batches(keras.utils.PyDataset):
         def __len__(self) -> int:
