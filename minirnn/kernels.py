@@ -85,6 +85,23 @@ def add_product(h, U, a):
             r += 1
 
 
+# --- packing --------------------------------------------------------------------------------------
+
+
+@rounded
+def place_steps(mask, order, offsets, reverse, gather, previous):
+    """`gather` and `previous` of a Packing; offsets: where step k's block begins, k = 0, 1, ..."""
+    B, T = mask.shape
+    for j in range(B):
+        row, k = order[j], 0
+        for walked in range(T):
+            t = T - 1 - walked if reverse else walked
+            if mask[row, t]:
+                gather[offsets[k] + j] = row * T + t
+                previous[offsets[k] + j] = B + offsets[k - 1] + j if k else j
+                k += 1
+
+
 # --- embeddings and their optimizer ---------------------------------------------------------------
 
 

@@ -299,6 +299,9 @@ class Sequential(Layer):
             initial_epoch: where counting begins.
             steps_per_epoch: batches in an epoch, where it is not one pass over the data.
 
+        While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
+        (see optimizers.py); callbacks, and whoever looks afterwards, find all weights up to date.
+
         Returns:
             History, with `history["loss"]`, and so on, one figure per epoch: means over all samples
             of the epoch, taken while the weights moved; `val_` figures at its end.

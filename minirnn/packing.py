@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from minirnn.backend import Array, get_backend, to_device
+from minirnn.compiled import for_floats
 
 
 class Packing:
@@ -73,19 +74,33 @@ class Packing:
             start += (until - taken) * n
             first, taken = B + start - n, until
 
+        gather, previous = self._place_steps(mask, order, sizes)
+        self.gather, self.previous = to_device(gather), to_device(previous)
+        self.order = to_device(order)
+        self.final = to_device(self._in_history(lengths) + self._rank)
+
+    def _place_steps(
+        self, mask: np.ndarray, order: np.ndarray, sizes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`gather` and `previous`."""
+        B, T = self.shape
+        kernels = for_floats(np.float32)
+        if kernels is not None:
+            gather, previous = np.empty((2, self._steps), dtype=np.int64)
+            mask = np.ascontiguousarray(mask)
+            kernels.place_steps(mask, order, self._offsets, self._reverse, gather, previous)
+            return gather, previous
         # The k-th real step of the j-th longest row, for k = 0, 1, ... and all j that have one.
+        lengths = self._lengths
         k, j = (np.arange(len(sizes))[:, None] < lengths[order]).nonzero()
         position = np.flatnonzero(self._walked)  # row by row, each in the order walked
         before = np.cumsum(lengths) - lengths
         gather = position[before[order][j] + k]
-        if reverse:
+        if self._reverse:
             gather = gather + (T - 1) - 2 * (gather % max(T, 1))
-        self.gather = to_device(gather)
-        self.order = to_device(order)
         # The state before step k stands in step k - 1's block, in the same place from its start.
         block_before = np.concatenate([[B], sizes])[: len(sizes)]
-        self.previous = to_device(np.arange(B, B + self._steps) - np.repeat(block_before, sizes))
-        self.final = to_device(self._in_history(lengths) + self._rank)
+        return gather, np.arange(B, B + self._steps) - np.repeat(block_before, sizes)
 
     def _in_history(self, taken: np.ndarray) -> np.ndarray:
         """Where the history's block of states after so many steps begins."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from minirnn.backend import Array, xp
 from minirnn.cells import Cell, State, dropped
-from minirnn.compiled import loops
+from minirnn.compiled_loops import loops
 from minirnn.packing import Packing
 
 

@@ -24,7 +24,7 @@ from recurrent_cases import (
 import minirnn
 from minirnn import Sequential, compiled, set_random_seed
 from minirnn.cells import GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell
-from minirnn.compiled import Loops, loops
+from minirnn.compiled_loops import Loops, loops
 from minirnn.layers import LSTM, Bidirectional, Dense, Embedding
 from minirnn.optimizers import Adam
 from minirnn.packing import Packing

@@ -7,7 +7,7 @@ from typing import Any
 
 from minirnn.backend import Array, xp
 from minirnn.base import Layer, Shape
-from minirnn.compiled import loops
+from minirnn.compiled_loops import loops
 from minirnn.dropout import draw_dropout
 from minirnn.layers.recurrent import RNN, gradients_of_states, show_steps
 from minirnn.packing import Mask

@@ -1,0 +1,92 @@
+"""Compiled stand-ins for the loops of the cells in cells.py; see compiled.py.
+
+`loops(cell, ...)` gives `steps`, `local_derivatives` and `steps_backward` in place of the cell's
+own, for the usual activations, in float32 and without recurrent dropout; whatever is not covered,
+the cell does itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minirnn import activations
+from minirnn.backend import Array
+from minirnn.cells import Cell, LSTMCell, SimpleRNNCell, State
+from minirnn.compiled import for_floats
+from minirnn.packing import Packing
+
+
+class Loops(NamedTuple):
+    """What stands in for the methods of the same names of a cell."""
+
+    steps: Callable[..., None]
+    local_derivatives: Callable[..., tuple[Array, ...]]
+    steps_backward: Callable[..., None]
+
+
+def loops(cell: Cell, dtype: Any, drop: Array | None) -> Loops | Cell:
+    """The compiled loops for this cell and arrays of this dtype, or the cell itself."""
+    kernels = for_floats(dtype)
+    if kernels is None or drop is not None:
+        return cell
+    kind = type(cell)
+    if kind is SimpleRNNCell and cell.activation is activations.tanh:
+        made = _simple_rnn
+    elif kind is LSTMCell and cell.one_tanh():
+        made = _lstm
+    else:
+        return cell
+    return made(cell, kernels)
+
+
+def _plan(packing: Packing) -> np.ndarray:
+    """(stretches, 4) int64: k, n, first, block."""
+    return np.array(packing.stretches, dtype=np.int64).reshape(-1, 4)
+
+
+def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
+    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
+        U = np.ascontiguousarray(cell.params["recurrent_kernel"])
+        kernels.simple_rnn(a, U, history[0], packing.shape[0], _plan(packing))
+
+    def steps_backward(
+        dstate: State, dstates: Any, local: Any, packing: Packing, drop: None = None
+    ) -> None:
+        U_T = np.ascontiguousarray(cell.params["recurrent_kernel"].T)
+        (da, _), (dh,), (dh_t,) = local, dstate, dstates
+        given = dh_t is not None
+        kernels.simple_rnn_backward(da, U_T, dh, dh_t if given else da, given, _plan(packing))
+
+    return Loops(steps, cell.local_derivatives, steps_backward)
+
+
+def _lstm(cell: Cell, kernels: Any) -> Loops:
+    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
+        U = np.ascontiguousarray(cell.params["recurrent_kernel"])
+        B = packing.shape[0]
+        kernels.lstm(a, U, history[0], history[1], kept[0], B, _plan(packing))
+
+    def local_derivatives(
+        state_prev: State, state: State, saved: tuple[Array, ...], drop: None
+    ) -> tuple[Array, ...]:
+        gates, tanh_c = saved
+        da, dc_dh = np.empty_like(gates), np.empty_like(tanh_c)
+        kernels.lstm_local_derivatives(gates, tanh_c, state_prev[1], da, dc_dh)
+        return da, da, dc_dh, gates[:, cell.units : 2 * cell.units]
+
+    def steps_backward(
+        dstate: State, dstates: Any, local: Any, packing: Packing, drop: None = None
+    ) -> None:
+        U_T = np.ascontiguousarray(cell.params["recurrent_kernel"].T)
+        da, _, dc_dh, f = local
+        dh, dc = dstate
+        dh_t, dc_t = (dc_dh if d is None else d for d in dstates)
+        h_given, c_given = (d is not None for d in dstates)
+        kernels.lstm_backward(
+            da, U_T, dc_dh, f, dh, dc, dh_t, h_given, dc_t, c_given, _plan(packing)
+        )
+
+    return Loops(steps, local_derivatives, steps_backward)
