@@ -19,6 +19,9 @@ from minirnn.compiled import for_floats
 from minirnn.packing import Packing
 
 
+WIDEST = 128  # with more units the products are most of the work, and BLAS does them better
+
+
 class Loops(NamedTuple):
     """What stands in for the methods of the same names of a cell."""
 
@@ -30,7 +33,7 @@ class Loops(NamedTuple):
 def loops(cell: Cell, dtype: Any, drop: Array | None) -> Loops | Cell:
     """The compiled loops for this cell and arrays of this dtype, or the cell itself."""
     kernels = for_floats(dtype)
-    if kernels is None or drop is not None:
+    if kernels is None or drop is not None or cell.units > WIDEST:
         return cell
     kind = type(cell)
     if kind is SimpleRNNCell and cell.activation is activations.tanh:

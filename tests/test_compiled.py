@@ -283,6 +283,9 @@ def test_the_usual_cells_are_covered_in_float32_without_dropout(kind, monkeypatc
     assert loops(cell, np.dtype("float64"), None) is cell
     assert loops(cell, np.dtype("float16"), None) is cell
     assert loops(cell, np.dtype("float32"), np.ones((5, 3), "float32")) is cell
+    wide = type(cell)(129)
+    wide.build(2)
+    assert loops(wide, np.dtype("float32"), None) is wide
     monkeypatch.setattr(compiled, "get_backend", lambda: "cupy")
     assert not is_compiled(cell)
 

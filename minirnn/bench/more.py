@@ -71,7 +71,8 @@ def growth(data: Any, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
             sized = dict(rest)
             sized[{"units": "units", "length": "time", "batch": "rows"}[name]] = size
             option = f"units={sized.pop('units')}"
-            made = batches_of(lesson, data, 6, **sized)
+            count = max(4, min(40, 1600 // sized["rows"], 20_000 // sized["time"]))
+            made = batches_of(lesson, data, count, **sized)
             settings = [
                 setting._replace(options=(*setting.options, option))
                 for setting in settings_of(lesson)
