@@ -18,7 +18,6 @@ from minirnn.cells import Cell, LSTMCell, SimpleRNNCell, State
 from minirnn.compiled import for_floats
 from minirnn.packing import Packing
 
-
 WIDEST = 128  # with more units the products are most of the work, and BLAS does them better
 
 
