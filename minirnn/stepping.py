@@ -276,6 +276,8 @@ class Table(Part):
         for first, last in self.live_blocks:
             rows = slice(first // self.width, last // self.width)
             weights[rows] -= self.waited(rows, [table[rows] for table in self.tables], scratch)
+            self.had_factors[rows] = self.factors  # an interrupt here moves no row twice
+            self.had_weighted[rows] = self.weighted
         self.factors = self.weighted = 0.0
         self.had_factors[:] = 0
         self.had_weighted[:] = 0

@@ -430,7 +430,7 @@ ERRORS = [
     Error(
         "positions not reversed for a backward layer",
         "packing.py",
-        "        if reverse:\n            gather = gather +",
+        "        if self._reverse:\n            gather = gather +",
         "        if False:\n            gather = gather +",
         (RNN,),
     ),
@@ -863,15 +863,15 @@ ERRORS = [
     Error(
         "waiting rows: caught up, but not marked as such",
         "stepping.py",
-        "self.had_factors[rows] = self.factors",
-        "self.had_factors[rows] += 0",
+        "moved\n        self.had_factors[rows] = self.factors",
+        "moved\n        self.had_factors[rows] += 0",
         (OPTIMIZERS,),
     ),
     Error(
         "waiting rows: the epsilons that a row has had not marked",
         "stepping.py",
-        "self.had_weighted[rows] = self.weighted",
-        "self.had_weighted[rows] += 0",
+        "\n        self.had_weighted[rows] = self.weighted",
+        "\n        self.had_weighted[rows] += 0",
         (OPTIMIZERS,),
     ),
     Error(
