@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minirnn.bench.lessons import LESSONS, Batch, Lesson
+from minirnn.bench.lessons import LESSONS, Batch, Lesson, batches_of
 from minirnn.bench.worker import save_batches
 
 NUMPY, NUMBA = "minirnn, NumPy alone", "minirnn with Numba"
@@ -166,8 +166,6 @@ def compare(
     data: Any, count: int, rounds: int, orders: list[str], models: Iterable[str] = tuple(LESSONS)
 ) -> dict[str, Any]:
     """All figures of the models, by order: `train`, `infer` (a batch), `one` (a row)."""
-    from minirnn.bench.lessons import batches_of
-
     results: dict[str, Any] = {}
     for model in models:
         lesson = LESSONS[model]

@@ -12,6 +12,7 @@ No elementwise mathematics, no lookups, no Python: nobody can be faster with the
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.bench.lessons import CLASSES, LESSONS, Batch, Lesson, batches_of
+from minirnn.bench.lessons import CLASSES, LESSONS, Batch, Lesson, batches_of, load
 
 
 def seconds_of(task: Callable[[], Any], least: float = 0.05) -> float:
@@ -120,8 +121,6 @@ def floor_of(lesson: Lesson, batches: list[Batch], speed: float) -> dict[str, fl
 
 def floors(source: str | None, count: int) -> dict[str, dict[str, float]]:
     """Model → milliseconds of each part, measured in a fresh process for each number of threads."""
-    import json
-
     command = [sys.executable, "-m", "minirnn.bench.limits", source or "", str(count)]
     each = []
     for n in ("1", "2"):
@@ -136,10 +135,6 @@ def floors(source: str | None, count: int) -> dict[str, dict[str, float]]:
 
 
 def main(source: str, count: str) -> None:
-    import json
-
-    from minirnn.bench.lessons import load
-
     data, speed = load(source or None), memory_speed()
     figures = {
         name: floor_of(lesson, batches_of(lesson, data, int(count)), speed)

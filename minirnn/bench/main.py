@@ -14,6 +14,7 @@ import numpy as np
 
 from minirnn.bench import compare, limits, more
 from minirnn.bench.lessons import LESSONS, batches_of, load
+from minirnn.data import ag_news
 
 PARTS = ("steps", "inference", "limits", "profile", "process", "growth", "memory", "throughput")
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             for name in args.models
         },
         "process": lambda: more.whole_processes(
-            args.data or os.environ.get("MINIRNN_AG_NEWS", "sample"), args.rounds
+            args.data or os.environ.get(ag_news.ENVIRONMENT_VARIABLE, "sample"), args.rounds
         ),
         "growth": lambda: more.growth(data, args.rounds),
         "memory": lambda: {"padding": more.padding(data, args.rounds), "MB": more.memory(data)},

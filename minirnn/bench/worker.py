@@ -68,7 +68,6 @@ def main(arguments: list[str]) -> None:
         "infer": lambda: seconds_of(peer.infer, inferred),
         "one": lambda: seconds_of(peer.infer, singles),
         "memory": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "loss": lambda: float(peer.train(trained[0])),
     }
     print(json.dumps({"ready": module.describe()}), flush=True)
     for line in sys.stdin:
