@@ -50,9 +50,11 @@ class Layer:
         params: name → array, in a fixed order. Optimizers change these arrays in place.
         supports_masking: whether a mask may reach this layer. One that cannot use a mask refuses
             it instead of dropping it silently.
+        takes_packed: whether x may be `Packed`: real steps only, the padding left out.
     """
 
     supports_masking = True
+    takes_packed = False
 
     def __init__(self, *, name: str | None = None, trainable: bool = True, **unknown: Any) -> None:
         if unknown:
@@ -79,6 +81,10 @@ class Layer:
     def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
         """The mask that the next layer gets."""
         return mask
+
+    def gives_packed(self, x: Array) -> bool:
+        """Whether `forward` can give a `Packed`, for this x, to a layer that takes it."""
+        return False
 
     def forward(
         self, x: Array, mask: Mask | None = None, training: bool = False

@@ -44,15 +44,10 @@ def loops(cell: Cell, dtype: Any, drop: Array | None) -> Loops | Cell:
     return made(cell, kernels)
 
 
-def _plan(packing: Packing) -> np.ndarray:
-    """(stretches, 4) int64: k, n, first, block."""
-    return np.array(packing.stretches, dtype=np.int64).reshape(-1, 4)
-
-
 def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
     def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
         U = np.ascontiguousarray(cell.params["recurrent_kernel"])
-        kernels.simple_rnn(a, U, history[0], packing.shape[0], _plan(packing))
+        kernels.simple_rnn(a, U, history[0], packing.shape[0], packing.plan)
 
     def steps_backward(
         dstate: State, dstates: Any, local: Any, packing: Packing, drop: None = None
@@ -60,7 +55,7 @@ def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
         U_T = np.ascontiguousarray(cell.params["recurrent_kernel"].T)
         (da, _), (dh,), (dh_t,) = local, dstate, dstates
         given = dh_t is not None
-        kernels.simple_rnn_backward(da, U_T, dh, dh_t if given else da, given, _plan(packing))
+        kernels.simple_rnn_backward(da, U_T, dh, dh_t if given else da, given, packing.plan)
 
     return Loops(steps, cell.local_derivatives, steps_backward)
 
@@ -69,7 +64,7 @@ def _lstm(cell: Cell, kernels: Any) -> Loops:
     def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
         U = np.ascontiguousarray(cell.params["recurrent_kernel"])
         B = packing.shape[0]
-        kernels.lstm(a, U, history[0], history[1], kept[0], B, _plan(packing))
+        kernels.lstm(a, U, history[0], history[1], kept[0], B, packing.plan)
 
     def local_derivatives(
         state_prev: State, state: State, saved: tuple[Array, ...], drop: None
@@ -87,8 +82,6 @@ def _lstm(cell: Cell, kernels: Any) -> Loops:
         dh, dc = dstate
         dh_t, dc_t = (dc_dh if d is None else d for d in dstates)
         h_given, c_given = (d is not None for d in dstates)
-        kernels.lstm_backward(
-            da, U_T, dc_dh, f, dh, dc, dh_t, h_given, dc_t, c_given, _plan(packing)
-        )
+        kernels.lstm_backward(da, U_T, dc_dh, f, dh, dc, dh_t, h_given, dc_t, c_given, packing.plan)
 
     return Loops(steps, local_derivatives, steps_backward)

@@ -1,9 +1,9 @@
 """Numba's side of compiled.py: the loops over time as loops over numbers. Needs Numba.
 
 Every function lets go of the interpreter lock, makes no large arrays and starts no threads. Letters
-are those of cells.py. `plan` holds a packing's stretches, a row each: k steps of n rows; the state
-before the first of them stands in the history from row `first` on, and its block begins at row
-`block` of the packed steps. B rows are in the batch.
+are those of cells.py. `plan` is `Packing.plan`: a row for each stretch of k steps of n rows, the
+first of whose blocks begins at packed step `block`, the next one `move` further on. B rows are in
+the batch.
 """
 
 from __future__ import annotations
@@ -89,16 +89,14 @@ def add_product(h, U, a):
 
 
 @rounded
-def place_steps(mask, order, offsets, reverse, gather, previous):
-    """`gather` and `previous` of a Packing; offsets: where step k's block begins, k = 0, 1, ..."""
+def place_steps(mask, order, offsets, positions):
+    """`positions` of a Layout; offsets: where step k's block begins, for k = 0, 1, ..."""
     B, T = mask.shape
     for j in range(B):
         row, k = order[j], 0
-        for walked in range(T):
-            t = T - 1 - walked if reverse else walked
+        for t in range(T):
             if mask[row, t]:
-                gather[offsets[k] + j] = row * T + t
-                previous[offsets[k] + j] = B + offsets[k - 1] + j if k else j
+                positions[offsets[k] + j] = row * T + t
                 k += 1
 
 
@@ -165,25 +163,25 @@ def adam_catch_up(ids, w, m, root, had_factors, had_weighted, factors, weighted)
 @compiled
 def simple_rnn(a, U, history, B, plan):
     units = U.shape[0]
+    h = history[:B].copy()  #                               h_{t-1}, then h_t, of every row
     for s in range(plan.shape[0]):
-        k, n, first, block = plan[s]
+        k, n, block, move = plan[s]
         for _ in range(k):
-            add_product(history[first : first + n], U, a[block : block + n])
-            for r in range(n):  #                       1   a = x_t W + b + h_{t-1} U
-                a_t, h_t = a[block + r], history[B + block + r]
+            add_product(h[:n], U, a[block : block + n])
+            for r in range(n):  #                           1   a = x_t W + b + h_{t-1} U
+                a_t, h_t, h_r = a[block + r], history[B + block + r], h[r]
                 for j in range(units):
-                    h_t[j] = tanh(a_t[j])  #            2   h_t = tanh(a)
-            first = B + block
-            block += n
+                    h_r[j] = h_t[j] = tanh(a_t[j])  #       2   h_t = tanh(a)
+            block += move
 
 
 @compiled
 def simple_rnn_backward(da, U_T, dh, dh_given, given, plan):
     units = U_T.shape[1]
     for s in range(plan.shape[0] - 1, -1, -1):
-        k, n, _, start = plan[s]
+        k, n, first, move = plan[s]
         for t in range(k - 1, -1, -1):
-            block = start + t * n
+            block = first + t * move
             for r in range(n):
                 da_t, dh_r = da[block + r], dh[r]
                 if given:
@@ -191,7 +189,7 @@ def simple_rnn_backward(da, U_T, dh, dh_given, given, plan):
                     for j in range(units):
                         dh_r[j] += dh_t[j]
                 for j in range(units):
-                    da_t[j] *= dh_r[j]  #               2   da = dh ⊙ tanh'(a)
+                    da_t[j] *= dh_r[j]  #                   2   da = dh ⊙ tanh'(a)
                     dh_r[j] = 0
             add_product(da[block : block + n], U_T, dh[:n])  #  1   dh_{t-1} = da Uᵀ
 
@@ -202,17 +200,14 @@ def simple_rnn_backward(da, U_T, dh, dh_given, given, plan):
 @compiled
 def lstm(a, U, h_history, c_history, tanh_c_all, B, plan):
     units = U.shape[0]
+    h, c_all = h_history[:B].copy(), c_history[:B].copy()  #  h_{t-1}, then h_t, of every row
     for s in range(plan.shape[0]):
-        k, n, first, block = plan[s]
+        k, n, block, move = plan[s]
         for _ in range(k):
-            add_product(h_history[first : first + n], U, a[block : block + n])
+            add_product(h[:n], U, a[block : block + n])
             for r in range(n):  #                             1   a = x_t W + b + h_{t-1} U
-                a_t, tanh_c = a[block + r], tanh_c_all[block + r]
-                c, c_t, h_t = (
-                    c_history[first + r],
-                    c_history[B + block + r],
-                    h_history[B + block + r],
-                )
+                a_t, tanh_c, c, h_r = a[block + r], tanh_c_all[block + r], c_all[r], h[r]
+                c_t, h_t = c_history[B + block + r], h_history[B + block + r]
                 i, f = a_t[:units], a_t[units : 2 * units]
                 g, o = a_t[2 * units : 3 * units], a_t[3 * units :]
                 for j in range(2 * units):
@@ -222,11 +217,10 @@ def lstm(a, U, h_history, c_history, tanh_c_all, B, plan):
                 for j in range(units):
                     o[j] = HALF * tanh(HALF * o[j]) + HALF
                 for j in range(units):
-                    c_t[j] = f[j] * c[j] + i[j] * g[j]  #     3   c_t = f ⊙ c_{t-1} + i ⊙ g
+                    c[j] = c_t[j] = f[j] * c[j] + i[j] * g[j]  #  3   c_t = f ⊙ c_{t-1} + i ⊙ g
                     tanh_c[j] = tanh(c_t[j])  #               4
-                    h_t[j] = o[j] * tanh_c[j]  #              5   h_t = o ⊙ tanh(c_t)
-            first = B + block
-            block += n
+                    h_r[j] = h_t[j] = o[j] * tanh_c[j]  #     5   h_t = o ⊙ tanh(c_t)
+            block += move
 
 
 @compiled
@@ -249,9 +243,9 @@ def lstm_local_derivatives(gates, tanh_c, c_prev, da, dc_dh):
 def lstm_backward(da, U_T, dc_dh, f, dh, dc, dh_given, h_given, dc_given, c_given, plan):
     units = U_T.shape[1]
     for s in range(plan.shape[0] - 1, -1, -1):
-        k, n, _, start = plan[s]
+        k, n, first, move = plan[s]
         for t in range(k - 1, -1, -1):
-            block = start + t * n
+            block = first + t * move
             for r in range(n):
                 da_t, dh_r, dc_r = da[block + r], dh[r], dc[r]
                 dc_dh_t, f_t = dc_dh[block + r], f[block + r]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from minirnn.layers import Bidirectional, Embedding, Input, OneHot
 from minirnn.lookup import by_name
 from minirnn.metrics import Metric
 from minirnn.metrics import get as get_metric
-from minirnn.packing import Mask
+from minirnn.packing import Mask, full_mask
 from minirnn.summary import summary_table
 from minirnn.text import TextVectorization
 
@@ -160,14 +161,17 @@ class Sequential(Layer):
     ) -> tuple[Array, list[Any], Mask | None]:
         """`(y, caches, mask)`: the output, each layer's cache, and the mask of the output."""
         caches = []
-        for layer in self.layers:
+        for layer, following in pairwise([*self.layers, None]):
             mask = layer.checked_mask(x, mask)
             if isinstance(layer, Sequential):
                 x, cache, mask = layer.walk(x, mask, training)
             else:
                 layer.ensure_built(x)
-                y, cache = layer.forward(x, mask=mask, training=training)
-                mask, x = layer.compute_mask(x, mask), y
+                mask_after, packed = layer.compute_mask(x, mask), {}
+                if packs_between(layer, following, x):
+                    packed["packing"] = (mask_after or full_mask(*np.shape(x)[:2])).packing()
+                x, cache = layer.forward(x, mask=mask, training=training, **packed)
+                mask = mask_after
             caches.append(cache)
         return x, caches, mask
 
@@ -390,6 +394,13 @@ class Sequential(Layer):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model, vocabulary and training state included, into one file."""
         saving.save(self, path)
+
+
+def packs_between(layer: Layer, following: Layer | None, x: Any) -> bool:
+    """Whether `layer` can hand on the real steps alone: what the padding between them cost."""
+    if following is None or not following.takes_packed or not layer.gives_packed(x):
+        return False
+    return all(getattr(type(each).forward, "packs", False) for each in (layer, following))
 
 
 saving.CLASSES["Sequential"] = Sequential  # a model may stand inside a model

@@ -11,8 +11,8 @@ block, and each block's rows are a prefix of the block before:
     row 1:  e f . .
     row 2:  g h i j k   →     g a e | h b f | i c | j d | k      batch_sizes = [3, 3, 2, 2, 1]
 
-Any mask goes this way: padding behind, in front, holes, an empty row, or no mask at all; backwards
-in time as well (each row from its last real step to its first).
+Any mask goes this way: padding behind, in front, holes, an empty row, or no mask at all. Backwards
+in time the same blocks are walked from the last to the first: each row joins in its last real step.
 
 The states of a run are kept in a *history* of B + N rows: first the initial state of every row (in
 sorted order), then the state after each packed step.
@@ -21,28 +21,87 @@ sorted order), then the state after each packed step.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn.backend import Array, get_backend, to_device
+from minirnn.backend import Array, get_backend, to_device, xp
 from minirnn.compiled import for_floats
 
 
-class Packing:
-    """The plan for one mask and one direction: made on the host, its index arrays then moved.
+class Layout:
+    """Where the real steps of a mask stand when packed: made on the host, for both directions.
 
     Attributes:
         shape: (B, T) of the padded batch.
         order: (B,) the rows of the batch, longest first (stable).
         batch_sizes: how many rows have a k-th real step, for k = 0, 1, ...; falling.
-        stretches: the same, neighbouring steps of one size together: `(k, n, first, block)` for
-            k steps of n rows, whose block in the packed order begins at `block`, and the state
-            before whose first step stands in the history from row `first` on.
-        gather: (N,) flat padded position b * T + t of each packed step.
-        rows: (N,) row b of each packed step; ranks: (N,) that row's place in `order`.
+        stretches: the same, neighbouring steps of one size together: `(k, n, block)` for k steps of
+            n rows, the first of whose blocks begins at `block` in the packed order.
+        positions: (N,) flat padded position b * T + t of each packed step, on the host;
+            `gather` is the same on the device.
+    """
+
+    def __init__(self, mask: np.ndarray) -> None:
+        B, T = self.shape = mask.shape
+        self.mask = mask
+        self.lengths = lengths = np.count_nonzero(mask, axis=1)
+        order = np.argsort(-lengths, kind="stable")
+        self.rank = np.empty(B, dtype=np.int64)
+        self.rank[order] = np.arange(B)
+
+        steps = np.arange(lengths.max(initial=0))
+        sizes = B - np.searchsorted(lengths[order[::-1]], steps, "right")
+        self.sizes, self.batch_sizes = sizes, sizes.tolist()
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self.steps = int(self.offsets[-1])
+
+        self.stretches: list[tuple[int, int, int]] = []
+        block = taken = 0
+        for n, until in zip(*_last_of_each(self.batch_sizes), strict=True):
+            self.stretches.append((until - taken, n, block))
+            block, taken = block + (until - taken) * n, until
+
+        self.positions = self._place_steps(mask, order)
+        self.gather = to_device(self.positions)
+        self.order = to_device(order)
+
+    def _place_steps(self, mask: np.ndarray, order: np.ndarray) -> np.ndarray:
+        kernels = for_floats(np.float32)
+        if kernels is not None:
+            positions = np.empty(self.steps, dtype=np.int64)
+            kernels.place_steps(np.ascontiguousarray(mask), order, self.offsets, positions)
+            return positions
+        # The k-th real step of the j-th longest row, for k = 0, 1, ... and all j that have one.
+        lengths = self.lengths
+        k, j = (np.arange(len(self.sizes))[:, None] < lengths[order]).nonzero()
+        position = np.flatnonzero(mask)  # row by row
+        before = np.cumsum(lengths) - lengths
+        return position[before[order][j] + k]
+
+    @functools.cached_property
+    def host_ranks(self) -> np.ndarray:
+        """(N,) the place in `order` of each packed step's row: its place in the block."""
+        return np.arange(self.steps) - np.repeat(self.offsets[:-1], self.sizes)
+
+    @functools.cached_property
+    def ranks(self) -> Array:
+        return to_device(self.host_ranks)
+
+    @functools.cached_property
+    def rows(self) -> Array:
+        """(N,) row b of each packed step."""
+        return self.gather // max(self.shape[1], 1)
+
+
+class Packing:
+    """The plan for one mask and one direction.
+
+    Attributes:
+        layout: where the steps stand; its attributes of the same names stand here, too.
+        reverse: whether it walks from the last block to the first.
         previous: (N,) history row that holds the state before each packed step.
         source: (B, T) history row of the state that each padded position shows: the one after the
             last real step taken so far, or the initial one.
@@ -52,78 +111,82 @@ class Packing:
             state starts, and the history row of that state.
     """
 
-    def __init__(self, mask: np.ndarray, reverse: bool = False) -> None:
-        B, T = self.shape = mask.shape
-        self._walked = mask[:, ::-1] if reverse else mask
-        self._reverse = reverse
-        self._lengths = lengths = np.count_nonzero(mask, axis=1)
-        order = np.argsort(-lengths, kind="stable")
-        self._rank = np.empty(B, dtype=np.int64)
-        self._rank[order] = np.arange(B)
-
-        steps = np.arange(lengths.max(initial=0))
-        sizes = B - np.searchsorted(lengths[order[::-1]], steps, "right")
-        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
-        self.batch_sizes: list[int] = sizes.tolist()
-        self._steps = int(self._offsets[-1])
-
-        self.stretches: list[tuple[int, int, int, int]] = []
-        first = start = taken = 0
-        for n, until in zip(*_last_of_each(self.batch_sizes), strict=True):
-            self.stretches.append((until - taken, n, first, start))
-            start += (until - taken) * n
-            first, taken = B + start - n, until
-
-        gather, previous = self._place_steps(mask, order, sizes)
-        self.gather, self.previous = to_device(gather), to_device(previous)
-        self.order = to_device(order)
-        self.final = to_device(self._in_history(lengths) + self._rank)
-
-    def _place_steps(
-        self, mask: np.ndarray, order: np.ndarray, sizes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`gather` and `previous`."""
-        B, T = self.shape
-        kernels = for_floats(np.float32)
-        if kernels is not None:
-            gather, previous = np.empty((2, self._steps), dtype=np.int64)
-            mask = np.ascontiguousarray(mask)
-            kernels.place_steps(mask, order, self._offsets, self._reverse, gather, previous)
-            return gather, previous
-        # The k-th real step of the j-th longest row, for k = 0, 1, ... and all j that have one.
-        lengths = self._lengths
-        k, j = (np.arange(len(sizes))[:, None] < lengths[order]).nonzero()
-        position = np.flatnonzero(self._walked)  # row by row, each in the order walked
-        before = np.cumsum(lengths) - lengths
-        gather = position[before[order][j] + k]
-        if self._reverse:
-            gather = gather + (T - 1) - 2 * (gather % max(T, 1))
-        # The state before step k stands in step k - 1's block, in the same place from its start.
-        block_before = np.concatenate([[B], sizes])[: len(sizes)]
-        return gather, np.arange(B, B + self._steps) - np.repeat(block_before, sizes)
-
-    def _in_history(self, taken: np.ndarray) -> np.ndarray:
-        """Where the history's block of states after so many steps begins."""
-        return np.where(taken > 0, self.shape[0] + self._offsets[taken - 1], 0)
+    def __init__(self, mask: np.ndarray | Layout, reverse: bool = False) -> None:
+        self.layout = layout = mask if isinstance(mask, Layout) else Layout(mask)
+        self.reverse = reverse
+        self.shape, self.order, self.gather = layout.shape, layout.order, layout.gather
+        self.batch_sizes, self.stretches = layout.batch_sizes, layout.stretches
 
     def __len__(self) -> int:
         """N, the number of real steps."""
-        return self._steps
+        return self.layout.steps
 
     @functools.cached_property
-    def rows(self) -> Array:
-        return self.gather // max(self.shape[1], 1)
+    def reversed(self) -> Packing:
+        """The plan for the same steps, walked the other way."""
+        return Packing(self.layout, not self.reverse)
 
-    @functools.cached_property
+    @property
     def ranks(self) -> Array:
-        return to_device(self._rank)[self.rows]
+        return self.layout.ranks
+
+    @property
+    def rows(self) -> Array:
+        return self.layout.rows
+
+    # -- between padded and packed --
+
+    def pack(self, x: Array) -> Array:
+        """(B, T, features) → the real steps (N, features)."""
+        B, T = self.shape
+        return xp.take(x.reshape(B * T, x.shape[-1]), self.gather, axis=0)
+
+    def unpack(self, steps: Array) -> Array:
+        """The opposite: (B, T, features), where masked positions hold 0."""
+        B, T = self.shape
+        padded = xp.zeros((B * T, steps.shape[-1]), steps.dtype)
+        padded[self.gather] = steps
+        return padded.reshape(B, T, steps.shape[-1])
+
+    # -- the history --
+
+    def states_before(self, states: Array) -> Array:
+        """(N, U): the state before each packed step, from a history (B + N, U)."""
+        if len(self.stretches) == 1 and not self.reverse and self.batch_sizes[0] == self.shape[0]:
+            return states[: len(self)]  # all rows take all steps: no copy
+        return xp.take(states, self.previous, axis=0)
+
+    @functools.cached_property
+    def previous(self) -> Array:
+        layout, B = self.layout, self.shape[0]
+        sizes, own = layout.sizes, np.arange(B, B + len(self))
+        if not self.reverse:
+            # In the block before, in the same place from its start.
+            return to_device(own - np.repeat(np.concatenate([[B], sizes])[: len(sizes)], sizes))
+        # In the block behind, unless the row joins here.
+        ranks, behind = layout.host_ranks, np.concatenate([sizes[1:], [0]])[: len(sizes)]
+        joins = ranks >= np.repeat(behind, sizes)
+        return to_device(np.where(joins, ranks, own + np.repeat(sizes, sizes)))
+
+    def _after(self, taken: np.ndarray, last: np.ndarray, rank: np.ndarray) -> np.ndarray:
+        """History rows of the states after so many steps, the last of them being step `last`."""
+        return np.where(taken > 0, self.shape[0] + self.layout.offsets[last], 0) + rank
+
+    @functools.cached_property
+    def final(self) -> Array:
+        lengths = self.layout.lengths
+        last = lengths * 0 if self.reverse else lengths - 1
+        return to_device(self._after(lengths, last, self.layout.rank))
 
     @functools.cached_property
     def _host_source(self) -> np.ndarray:
+        layout = self.layout
         # How many real steps each row has taken once it has walked past each position.
-        taken = np.cumsum(self._walked, axis=1)
-        source = self._in_history(taken) + self._rank[:, None]
-        return source[:, ::-1] if self._reverse else source
+        walked = layout.mask[:, ::-1] if self.reverse else layout.mask
+        taken = np.cumsum(walked, axis=1)
+        last = layout.lengths[:, None] - taken if self.reverse else taken - 1
+        source = self._after(taken, last, layout.rank[:, None])
+        return source[:, ::-1] if self.reverse else source
 
     @functools.cached_property
     def source(self) -> Array:
@@ -131,7 +194,7 @@ class Packing:
 
     @functools.cached_property
     def repeats(self) -> bool:
-        return self._steps < self.shape[0] * self.shape[1]
+        return len(self) < self.shape[0] * self.shape[1]
 
     # Masked positions repeat a state, so its gradient is a sum. Each run of positions that show
     # one state stands together in time, which is all that summing needs to know.
@@ -153,6 +216,19 @@ class Packing:
 
     # -- walking --
 
+    @functools.cached_property
+    def plan(self) -> np.ndarray:
+        """The walk in numbers, (stretches, 4) int64: k steps of n rows, the first of whose blocks
+        begins at a certain packed step, and how far on the next one begins."""
+        plan = [
+            (k, n, block + (k - 1) * n, -n) if self.reverse else (k, n, block, n)
+            for k, n, block in self._walked()
+        ]
+        return np.array(plan, dtype=np.int64).reshape(-1, 4)
+
+    def _walked(self) -> Iterable[tuple[int, int, int]]:
+        return reversed(self.stretches) if self.reverse else self.stretches
+
     def walk(
         self,
         steps: Iterable[Array | None],
@@ -170,32 +246,39 @@ class Packing:
         `steps`; the states before it, of each history; the states after it; and the part of each
         array of `rows`. None stays None.
         """
-        states, B = list(states), self.shape[0]
-        for k, n, first, block in self.stretches:
-            after = [_by_step(history, B + block, k, n) for history in states]
-            before = [
-                chain((history[first : first + n],), views)
-                for history, views in zip(states, after, strict=True)
-            ]
-            along = [_by_step(array, block, k, n) for array in steps]
+        histories, B = list(states), self.shape[0]
+        last = [history[: 0 if self.reverse else B] for history in histories]
+        for k, n, block in self._walked():
+            along = [self._by_step(array, block, k, n) for array in steps]
+            after = [self._by_step(history, B + block, k, n) for history in histories]
+            before = []
+            for i, (history, views) in enumerate(zip(histories, after, strict=True)):
+                start = last[i][:n]
+                if len(start) < n:  # further rows join, each in its initial state
+                    start = xp.concatenate([start, history[len(start) : n]])
+                before.append(chain((start,), views))
+                last[i] = views[-1]
             yield from zip(*along, *before, *after, *_prefixes(rows, n, k), strict=False)
 
     def walk_back(
         self, steps: Iterable[Array | None], rows: Iterable[Array | None] = ()
     ) -> Iterator[tuple[Any, ...]]:
         """As `walk`, from the last step to the first, without states."""
-        for k, n, _, block in reversed(self.stretches):
-            along = [_by_step(array, block, k, n) for array in steps]
+        for k, n, block in reversed(list(self._walked())):
+            along = [self._by_step(array, block, k, n) for array in steps]
             backwards = [views[::-1] for views in along]
             yield from zip(*backwards, *_prefixes(rows, n, k), strict=True)
 
-
-def _by_step(array: Array | None, start: int, k: int, n: int) -> Any:
-    """Rows `start` to `start + k * n` of (rows, width), as k views (n, width); or None k times."""
-    if array is None:
-        return (None,) * k
-    block = array[start : start + k * n]
-    return (block,) if k == 1 else block.reshape(k, n, -1)
+    def _by_step(self, array: Array | None, start: int, k: int, n: int) -> Any:
+        """Rows `start` to `start + k * n` of (rows, width), as k views (n, width), in the order
+        walked; or None k times."""
+        if array is None:
+            return (None,) * k
+        block = array[start : start + k * n]
+        if k == 1:
+            return (block,)
+        views = block.reshape(k, n, -1)
+        return views[::-1] if self.reverse else views
 
 
 def _prefixes(rows: Iterable[Array | None], n: int, k: int) -> list[Iterator[Any]]:
@@ -209,6 +292,31 @@ def _last_of_each(sizes: list[int]) -> tuple[list[int], list[int]]:
         return [], []
     ends = (np.flatnonzero(np.diff(sizes, append=0)) + 1).tolist()
     return [sizes[end - 1] for end in ends], ends
+
+
+class Packed(NamedTuple):
+    """The real steps of a batch without the padding between them: what packing layers hand on.
+
+    steps: (N, features), in the order of the packing.
+    """
+
+    steps: Array
+    packing: Packing
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of the padded batch."""
+        return (*self.packing.shape, self.steps.shape[-1])
+
+
+def packs(forward: Callable) -> Callable:
+    """Marks a layer's `forward` that knows `Packed`, in or out; one that overrides it is unmarked.
+
+    It takes an argument `packing`: where that is given, the output is `Packed` by it, and so is
+    then the gradient that `backward` is given.
+    """
+    forward.packs = True  # type: ignore[attr-defined]
+    return forward
 
 
 class Mask:
@@ -228,7 +336,6 @@ class Mask:
                 f"{array.dtype} of shape {array.shape}"
             )
         self.array = array
-        self._packings: dict[bool, Packing] = {}
 
     @classmethod
     def of(cls, mask: Any) -> Mask | None:
@@ -261,11 +368,13 @@ class Mask:
         """(N,) flat positions b * T + t of the real steps, in the batch's order; on the device."""
         return to_device(np.flatnonzero(self.array))
 
+    @functools.cached_property
+    def _forwards(self) -> Packing:
+        return Packing(self.array)
+
     def packing(self, reverse: bool = False) -> Packing:
         """The plan for walking the real steps forwards, or backwards in time."""
-        if reverse not in self._packings:
-            self._packings[reverse] = Packing(self.array, reverse)
-        return self._packings[reverse]
+        return self._forwards.reversed if reverse else self._forwards
 
     def reversed(self) -> Mask:
         """The mask of the same batch with its time axis turned round."""

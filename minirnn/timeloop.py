@@ -72,7 +72,7 @@ def run_backward(
     """
     x, packing, history, saved, drop = cache
     B = len(packing.order)
-    state_prev = tuple(xp.take(states, packing.previous, axis=0) for states in history)
+    state_prev = tuple(packing.states_before(states) for states in history)
     state = tuple(states[B:] for states in history)
     drop_all = None if drop is None else drop[packing.ranks]
     loop = loops(cell, saved[0].dtype, drop)

@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given
 from recurrent_cases import any_masks, quick
 
-from minirnn.packing import Mask, Packing, full_mask
+from minirnn.backend import set_random_seed
+from minirnn.layers import GRU, LSTM, Bidirectional, Dense, Embedding, SimpleRNN
+from minirnn.models import Sequential
+from minirnn.packing import Mask, Packed, Packing, full_mask
 
 
-def plan(mask, reverse):
-    """Each row's real positions in the order walked, and the rows, longest first."""
-    walked = []
-    for row in mask:
-        real = [t for t in range(len(row)) if row[t]]
-        walked.append(real[::-1] if reverse else real)
-    order = sorted(range(len(mask)), key=lambda b: -len(walked[b]))  # sorted() is stable
-    return walked, order
+def plan(mask):
+    """Each row's real positions, and the rows, longest first."""
+    real = [[t for t in range(len(row)) if row[t]] for row in mask]
+    order = sorted(range(len(mask)), key=lambda b: -len(real[b]))  # sorted() is stable
+    return real, order
 
 
-def packed_steps(walked, order):
+def packed_steps(real, order):
     """(row, position) of each packed step: all first steps, then all second steps, ..."""
-    longest = max(map(len, walked), default=0)
-    return [(b, walked[b][k]) for k in range(longest) for b in order if k < len(walked[b])]
+    longest = max(map(len, real), default=0)
+    return [(b, real[b][k]) for k in range(longest) for b in order if k < len(real[b])]
 
 
 @quick
@@ -31,8 +31,8 @@ def packed_steps(walked, order):
 def test_the_packed_order_is_time_major_and_longest_first(mask):
     for reverse in (False, True):
         packing = Packing(mask, reverse)
-        walked, order = plan(mask, reverse)
-        steps = packed_steps(walked, order)
+        real, order = plan(mask)
+        steps = packed_steps(real, order)
         T = mask.shape[1]
         assert packing.shape == mask.shape
         assert len(packing) == mask.sum() == len(steps)
@@ -40,8 +40,13 @@ def test_the_packed_order_is_time_major_and_longest_first(mask):
         assert packing.gather.tolist() == [b * T + t for b, t in steps]
         assert packing.rows.tolist() == [b for b, _ in steps]
         assert packing.ranks.tolist() == [order.index(b) for b, _ in steps]
-        longest = max(map(len, walked), default=0)
-        assert packing.batch_sizes == [sum(len(w) > k for w in walked) for k in range(longest)]
+        longest = max(map(len, real), default=0)
+        assert packing.batch_sizes == [sum(len(r) > k for r in real) for k in range(longest)]
+        x = np.random.default_rng(5).normal(size=(*mask.shape, 3))
+        packed = packing.pack(x)
+        assert np.array_equal(packed, [x[b, t] for b, t in steps] or np.empty((0, 3)))
+        assert np.array_equal(packing.unpack(packed), x * mask[..., None])
+        assert Packed(packed, packing).shape == x.shape
 
 
 def numbered(count, width=2):
@@ -59,21 +64,27 @@ def numbers_in(view):
 @quick
 @given(any_masks())
 def test_stretches_are_the_batch_sizes(mask):
-    B = len(mask)
     for reverse in (False, True):
         packing = Packing(mask, reverse)
         sizes, k = packing.batch_sizes, 0
         offsets = [sum(sizes[:j]) for j in range(len(sizes))]
-        for steps, n, first, block in packing.stretches:
+        for steps, n, block in packing.stretches:
             assert steps > 0
             assert sizes[k : k + steps] == [n] * steps
             assert block == offsets[k]
-            assert first == (B + offsets[k - 1] if k else 0)
             k += steps
         assert k == len(sizes)
         # No stretch could be joined with the next one.
-        different = [n for _, n, _, _ in packing.stretches]
+        different = [n for _, n, _ in packing.stretches]
         assert different == sorted(set(sizes), reverse=True)
+        # The plan tells the same in the order walked.
+        walked = [
+            (block, n)
+            for k, n, first, move in packing.plan
+            for block in range(first, first + k * move, move)
+        ]
+        blocks = list(zip(offsets, sizes, strict=True))
+        assert walked == (blocks[::-1] if reverse else blocks)
 
 
 @quick
@@ -82,32 +93,31 @@ def test_steps_are_slices_of_the_history(mask):
     B = len(mask)
     for reverse in (False, True):
         packing = Packing(mask, reverse)
-        walked, order = plan(mask, reverse)
+        real, order = plan(mask)
         # A name for each row of the history: the row of the batch, and how many steps it took.
         history = [(b, 0) for b in order]
         for k in range(len(packing.batch_sizes)):
-            history += [(b, k + 1) for b in order if k < len(walked[b])]
+            taken = [(b, len(real[b]) - k if reverse else k + 1) for b in order]
+            history += [(b, steps) for b, steps in taken if k < len(real[b])]
         assert len(history) == B + len(packing)
-        arrays = [numbered(len(packing))], [numbered(len(history))], [numbered(B)]
-        covered = []
-        for k, views in enumerate(packing.walk(*arrays)):
+        states = numbered(len(history))
+        arrays = [numbered(len(packing))], [states], [numbered(B)]
+        covered, sizes = [], packing.batch_sizes[:: -1 if reverse else 1]
+        for n, views in zip(sizes, packing.walk(*arrays), strict=True):
             block, before, after, rows = map(numbers_in, views)
             taken_before, taken_after = ([history[row] for row in rows] for rows in (before, after))
-            assert [b for b, _ in taken_before] == [b for b, _ in taken_after]
-            assert all(steps == k for _, steps in taken_before)
-            assert all(steps == k + 1 for _, steps in taken_after)
-            assert len(taken_after) == len(block) == packing.batch_sizes[k]
+            assert taken_before == [(b, steps - 1) for b, steps in taken_after]
+            assert len(taken_after) == len(block) == n
             assert after == [B + step for step in block]
             assert rows == list(range(len(block)))
             assert [order[row] for row in rows] == [b for b, _ in taken_after]
-            covered += block
-        assert covered == list(range(len(packing)))
+            covered += block[::-1] if reverse else block
+        assert covered == list(range(len(packing)))[:: -1 if reverse else 1]
         for step, row in enumerate(packing.previous):
             b, taken = history[B + step]
             assert history[row] == (b, taken - 1)
-        assert [history[row] for row in packing.final] == [
-            (b, len(w)) for b, w in enumerate(walked)
-        ]
+        assert np.array_equal(packing.states_before(states), states[packing.previous])
+        assert [history[row] for row in packing.final] == [(b, len(r)) for b, r in enumerate(real)]
 
 
 def place(view):
@@ -132,9 +142,11 @@ def test_a_walk_back_is_the_walk_in_reverse_order(mask):
             for one, other in zip(there, home, strict=True):
                 assert (one is None) == (other is None)
                 assert one is None or place(one) == place(other)
-        stop = N
-        for n, views in zip(reversed(packing.batch_sizes), back, strict=True):
-            block, stop = list(range(stop - n, stop)), stop - n
+        sizes = packing.batch_sizes if reverse else packing.batch_sizes[::-1]
+        stop = 0 if reverse else N
+        for n, views in zip(sizes, back, strict=True):
+            start = stop if reverse else stop - n
+            block, stop = list(range(start, start + n)), stop + (n if reverse else -n)
             assert views[1] is None and views[3] is None
             assert [view.shape for view in views if view is not None] == [
                 (n, width) for width in (2, 3, 2, 1)
@@ -188,8 +200,8 @@ def test_each_position_shows_the_last_state_reached(mask):
     B, T = mask.shape
     for reverse in (False, True):
         packing = Packing(mask, reverse)
-        walked, order = plan(mask, reverse)
-        steps = packed_steps(walked, order)
+        real, order = plan(mask)
+        steps = packed_steps(real, order)
         for b in range(B):
             shown = order.index(b)  # the initial state
             for t in range(T - 1, -1, -1) if reverse else range(T):
@@ -220,20 +232,81 @@ def test_the_example_of_the_module():
     letters = np.array(list("abcd.ef...ghijk"))
     assert "".join(letters[packing.gather]) == "gaehbficjdk"
     assert packing.batch_sizes == [3, 3, 2, 2, 1]
-    assert "".join(letters[Packing(mask, reverse=True).gather]) == "kdfjceibhag"
+    assert "".join(letters[Packing(mask, reverse=True).gather]) == "gaehbficjdk"
 
 
 def test_rows_of_one_length_keep_their_order():
     assert Packing(np.ones((7, 3), dtype=bool)).order.tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
-def test_both_directions_share_order_and_sizes():
-    mask = np.random.default_rng(3).random((11, 13)) < 0.5
-    ahead, back = Packing(mask), Packing(mask, reverse=True)
-    assert ahead.order.tolist() == back.order.tolist()
-    assert ahead.batch_sizes == back.batch_sizes
-    assert ahead.previous.tolist() == back.previous.tolist()
-    assert ahead.final.tolist() == back.final.tolist()
+def test_both_directions_share_their_layout():
+    mask = Mask(np.random.default_rng(3).random((11, 13)) < 0.5)
+    ahead, back = mask.packing(), mask.packing(reverse=True)
+    assert ahead.layout is back.layout
+    assert (ahead.reverse, back.reverse) == (False, True)
+    assert ahead.reversed is back and not back.reversed.reverse
+
+
+def test_a_forward_of_ones_own_is_not_taken_to_know_packed_steps():
+    class Louder(Embedding):
+        def forward(self, x, mask=None, training=False):
+            y, cache = super().forward(x, mask, training)
+            return 2 * y, cache
+
+    class Shifted(LSTM):
+        def forward(self, x, mask=None, training=False, initial_state=None):
+            return super().forward(x + 1, mask, training, initial_state)
+
+    ids = np.array([[3, 1, 0, 0], [2, 2, 1, 3], [0, 0, 0, 0]])
+    for layers in (
+        [Louder(5, 3, mask_zero=True), LSTM(2, return_sequences=True), LSTM(2)],
+        [Embedding(5, 3, mask_zero=True), Shifted(2, return_sequences=True), LSTM(2)],
+        [Louder(5, 3), Shifted(2)],
+    ):
+        x, mask = ids, None
+        model = Sequential(layers)
+        got = model.predict(ids)
+        for layer in layers:
+            y = layer(x, mask=mask)
+            x, mask = y, layer.compute_mask(x, mask)
+        assert np.array_equal(got, x)
+
+
+@pytest.mark.parametrize("mask_zero", [False, True])
+@pytest.mark.parametrize("go_backwards", [False, True])
+@pytest.mark.parametrize("zero_output_for_mask", [False, True])
+def test_packed_hand_over_changes_nothing(mask_zero, go_backwards, zero_output_for_mask):
+    """A model, whose layers hand over real steps only, is its layers called one by one."""
+    set_random_seed(3)
+    options = {"return_sequences": True, "zero_output_for_mask": zero_output_for_mask}
+    layers = [
+        Embedding(9, 4, mask_zero=mask_zero),
+        SimpleRNN(3, go_backwards=go_backwards, **options),
+        Bidirectional(LSTM(2, return_sequences=True)),
+        GRU(3, dropout=0.0, **options),
+        Bidirectional(GRU(2), merge_mode="mul"),
+        Dense(2),
+    ]
+    model = Sequential(layers)
+    model.build((None, None))
+    model = model.astype("float64")
+    ids = np.array([[3, 1, 0, 0, 8], [2, 2, 1, 3, 0], [0, 0, 0, 0, 0], [0, 5, 0, 7, 7]])
+    y, cache = model.forward(ids)
+    x, mask, caches = ids, None, []
+    for layer in model.layers:
+        out, one = layer.forward(x, mask=mask)
+        x, mask = out, layer.compute_mask(x, mask)
+        caches.append(one)
+    np.testing.assert_allclose(y, x, rtol=1e-12)
+    dy = np.random.default_rng(4).normal(size=y.shape)
+    _, grads = model.backward(dy, cache)
+    for layer, one in zip(reversed(model.layers), reversed(caches), strict=True):
+        dy, wanted = layer.backward(dy, one)
+        for key, want in wanted.items():
+            got = grads[f"{layer.name}_{key}"]
+            if key == "embeddings":
+                got, want = got.dense((9, 4)), want.dense((9, 4))
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(3, 0), (0, 4), (0, 0)])

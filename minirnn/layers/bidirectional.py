@@ -9,8 +9,8 @@ from minirnn.backend import Array, xp
 from minirnn.base import Layer, Shape
 from minirnn.compiled_loops import loops
 from minirnn.dropout import draw_dropout
-from minirnn.layers.recurrent import RNN, gradients_of_states, show_steps
-from minirnn.packing import Mask
+from minirnn.layers.recurrent import RNN, gradients_of_states
+from minirnn.packing import Mask, Packed, Packing, packs
 from minirnn.threads import side_by_side
 from minirnn.timeloop import LoopCache, run, run_backward
 
@@ -94,49 +94,64 @@ class Bidirectional(Layer):
         self.ensure_built(x)
         return self.forward(x, mask, training, initial_state)[0]
 
+    takes_packed = True
+
+    def gives_packed(self, x: Any) -> bool:
+        return self.return_sequences and not self.return_state and self.merge_mode is not None
+
+    @packs
     def forward(
-        self, x: Array, mask: Any = None, training: bool = False, initial_state: Any = None
+        self,
+        x: Array | Packed,
+        mask: Any = None,
+        training: bool = False,
+        initial_state: Any = None,
+        packing: Packing | None = None,
     ) -> tuple[Any, Any]:
         """As `RNN.forward`. initial_state: forward states, then backward states."""
         self.require_built()
         first, second = self.forward_layer, self.backward_layer
-        x, mask = first.checked(x, mask)
-        B, T, F = x.shape
+        steps, ahead = first.packed_input(x, mask, reverse=False)
+        packings = ahead, ahead.reversed
+        B, (N, F) = ahead.shape[0], steps.shape
         given = self._split_states(initial_state)
         options = self.layer
-        drop_x = draw_dropout(options.dropout, (2, B, F), x.dtype, training)
-        drop_h = draw_dropout(options.recurrent_dropout, (2, B, options.units), x.dtype, training)
+        drop_x = draw_dropout(options.dropout, (2, B, F), steps.dtype, training)
+        size = (2, B, options.units)
+        drop_h = draw_dropout(options.recurrent_dropout, size, steps.dtype, training)
 
-        def walk(way: int) -> tuple[LoopCache, Array]:
-            layer, packing = (first, second)[way], mask.packing(reverse=way == 1)
-            x_packed = xp.take(x.reshape(B * T, F), packing.gather, axis=0)
-            if drop_x is not None:
-                x_packed *= drop_x[way][packing.rows]
-            state = layer.starting_state(given[way], B, x.dtype)
+        def walk(way: int) -> LoopCache:
+            layer = (first, second)[way]
+            read = steps if drop_x is None else steps * drop_x[way][ahead.rows]
+            state = layer.starting_state(given[way], B, steps.dtype)
             drop = None if drop_h is None else drop_h[way]
-            loop = run(layer.cell, x_packed, packing, state, drop)
-            if self.return_sequences:
-                return loop, show_steps(loop.history[0], packing, zero_masked=True)
-            return loop, loop.history[0][packing.final]
+            return run(layer.cell, read, packings[way], state, drop)
 
-        self_made = loops(first.cell, x.dtype, drop_h) is first.cell
+        self_made = loops(first.cell, steps.dtype, drop_h) is first.cell
         # NumPy's many small calls want the interpreter's lock all the time: one thread is faster.
-        work = 0 if self_made else int(mask.array.sum()) * (F + options.units)
-        ways = side_by_side(walk, work)
-        runs, ys = zip(*ways, strict=True)
+        work = 0 if self_made else N * (F + options.units)
+        runs = side_by_side(walk, work)
         finals = [tuple(h[loop.packing.final] for h in loop.history) for loop in runs]
         if options.stateful:
             first.states, second.states = (tuple(s.copy() for s in way) for way in finals)
+        # Both directions show their steps in one order, that of the packing.
+        shown = [loop.history[0][B:] for loop in runs]
+        ys = shown if self.return_sequences else [states[0] for states in finals]
         y = self._merge(*ys)
-        cache = x.shape, runs, drop_x, initial_state is not None, ys, work
+        if packing is not None:
+            y = Packed(y, packing)
+        elif self.return_sequences:
+            y = tuple(map(ahead.unpack, y)) if self.merge_mode is None else ahead.unpack(y)
+        cache = runs, drop_x, initial_state is not None, ys, work, isinstance(x, Packed)
         if not self.return_state:
             return y, cache
         return ((*y,) if self.merge_mode is None else (y,)) + finals[0] + finals[1], cache
 
     def backward(self, dy: Any, cache: Any) -> tuple[Any, dict[str, Array]]:
         """As `RNN.backward`; grads under the names of both copies."""
-        (B, T, F), runs, drop_x, state_given, ys, work = cache
-        dys, dstates = self._split_gradients(dy, ys)
+        runs, drop_x, state_given, ys, work, x_packed = cache
+        packing = runs[0].packing
+        dys, dstates = self._split_gradients(dy, ys, packing)
 
         def walk_back(way: int) -> Any:
             loop, dy = runs[way], dys[way]
@@ -144,16 +159,15 @@ class Bidirectional(Layer):
                 dy, dstates[way], loop, self.return_sequences, zero_masked=True
             )
             layer = (self.forward_layer, self.backward_layer)[way]
-            dx_packed, dinitial, grads = run_backward(layer.cell, dfinal, dhistory, loop)
+            dsteps, dinitial, grads = run_backward(layer.cell, dfinal, dhistory, loop)
             if drop_x is not None:
-                dx_packed *= drop_x[way][loop.packing.rows]
-            dx = xp.zeros((B * T, F), dx_packed.dtype)
-            dx[loop.packing.gather] = dx_packed
-            return dx.reshape(B, T, F), dinitial, grads
+                dsteps *= drop_x[way][packing.rows]
+            return dsteps, dinitial, grads
 
         ways = side_by_side(walk_back, work)
-        dx = ways[0][0]
-        dx += ways[1][0]
+        dsteps = ways[0][0]
+        dsteps += ways[1][0]
+        dx = Packed(dsteps, packing) if x_packed else packing.unpack(dsteps)
         grads = {f"forward_{key}": g for key, g in ways[0][2].items()}
         grads |= {f"backward_{key}": g for key, g in ways[1][2].items()}
         return ((dx, (*ways[0][1], *ways[1][1])) if state_given else dx), grads
@@ -184,15 +198,20 @@ class Bidirectional(Layer):
             return dy * 0.5, dy * 0.5
         return dy
 
-    def _split_gradients(self, dy: Any, ys: tuple[Array, Array]) -> tuple[Any, Any]:
-        """`dy` → the gradients of both outputs, and those of both copies' states."""
+    def _split_gradients(self, dy: Any, ys: Any, packing: Packing) -> tuple[Any, Any]:
+        """`dy` → the gradients of both outputs, `Packed` where those are steps, and those of both
+        copies' states."""
         outputs = 2 if self.merge_mode is None else 1
-        dstates: tuple[Any, ...] = ()
+        dys, dstates = ((dy,) if outputs == 1 else dy), ()
         if self.return_state:
-            dy, dstates = dy[:outputs], tuple(dy[outputs:])
-            dy = dy if self.merge_mode is None else dy[0]
+            dys, dstates = dy[:outputs], tuple(dy[outputs:])
         half = len(dstates) // 2
-        return self._merge_backward(dy, *ys), (dstates[:half], dstates[half:])
+        if self.return_sequences:
+            dys = [packed_gradient(d, packing) for d in dys or (None, None)]
+        merged = self._merge_backward(dys if self.merge_mode is None else dys[0], *ys)
+        if self.return_sequences:
+            merged = [None if d is None else Packed(d, packing) for d in merged]
+        return merged, (dstates[:half], dstates[half:])
 
     def _split_states(self, given: Any) -> tuple[Any, Any]:
         if given is None:
@@ -206,3 +225,10 @@ class Bidirectional(Layer):
                 f"backward), received {len(given)}"
             )
         return tuple(given[:count]), tuple(given[count:])
+
+
+def packed_gradient(dy: Array | Packed | None, packing: Packing) -> Array | None:
+    """The gradient of the steps of a layer, (N, features), from that of what it handed on."""
+    if dy is None or isinstance(dy, Packed):
+        return dy if dy is None else dy.steps
+    return packing.pack(dy)

@@ -11,7 +11,7 @@ from minirnn.backend import Array, floatx, to_device, to_host, xp
 from minirnn.base import Layer, RowGradient, Shape
 from minirnn.checks import numbers, whole_number
 from minirnn.compiled import grouped_sums
-from minirnn.packing import Mask
+from minirnn.packing import Mask, Packed, Packing, packs
 
 
 class Embedding(Layer):
@@ -74,15 +74,28 @@ class Embedding(Layer):
     def compute_mask(self, x: Array, mask: Mask | None = None) -> Mask | None:
         return mask_of_ids(self.name, x) if self.mask_zero else mask
 
+    def gives_packed(self, x: Array) -> bool:
+        return np.ndim(x) == 2
+
+    @packs
     def forward(
-        self, x: Array, mask: Mask | None = None, training: bool = False
-    ) -> tuple[Array, Any]:
+        self,
+        x: Array,
+        mask: Mask | None = None,
+        training: bool = False,
+        packing: Packing | None = None,
+    ) -> tuple[Array | Packed, Any]:
         self.require_built()
         ids = checked_ids(self.name, x, self.input_dim)
-        return xp.take(self._weights["embeddings"], to_device(ids), axis=0), ids
+        if packing is not None:
+            ids = ids.reshape(-1)[packing.layout.positions]
+        y = xp.take(self._weights["embeddings"], to_device(ids), axis=0)
+        return (y if packing is None else Packed(y, packing)), ids
 
-    def backward(self, dy: Array, cache: Any) -> tuple[None, dict[str, RowGradient]]:
+    def backward(self, dy: Array | Packed, cache: Any) -> tuple[None, dict[str, RowGradient]]:
         ids = cache.reshape(-1)
+        if isinstance(dy, Packed):
+            dy = dy.steps
         # Equal ids side by side, in the batch's order; NumPy sorts short integers faster.
         short = ids.astype(np.uint16) if self.input_dim <= 2**16 else ids
         order = np.argsort(short, kind="stable")

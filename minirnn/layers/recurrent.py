@@ -16,17 +16,17 @@ from minirnn.base import Layer, Shape
 from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell, State
 from minirnn.checks import numbers, share
 from minirnn.dropout import draw_dropout
-from minirnn.packing import Mask, Packing, full_mask
+from minirnn.packing import Mask, Packed, Packing, full_mask, packs
 from minirnn.timeloop import LoopCache, run, run_backward
 
 
 class RecurrentCache(NamedTuple):
     """What `RNN.backward` needs to know of a forward pass."""
 
-    shape: tuple[int, int, int]
     loop: LoopCache
     drop_x: Array | None
     state_given: bool
+    x_packed: bool
 
 
 class RNN(Layer):
@@ -164,34 +164,47 @@ class RNN(Layer):
 
     # -- forward and backward --
 
+    takes_packed = True
+
+    def gives_packed(self, x: Any) -> bool:
+        return self.return_sequences and not self.return_state and not self.go_backwards
+
+    @packs
     def forward(
-        self, x: Array, mask: Any = None, training: bool = False, initial_state: Any = None
+        self,
+        x: Array | Packed,
+        mask: Any = None,
+        training: bool = False,
+        initial_state: Any = None,
+        packing: Packing | None = None,
     ) -> tuple[Any, RecurrentCache]:
         """y (batch, units) or (batch, time, units), with the states behind it if `return_state`.
 
         x (batch, time, features); mask (batch, time); initial_state (batch, units) for each state.
+        packing: that of the mask; given where y is to be `Packed`.
         """
-        x, mask = self.checked(x, mask)
-        packing = mask.packing(self.go_backwards)
-        B, T, F = x.shape
-        state = self.starting_state(initial_state, B, x.dtype)
-        drop_x = draw_dropout(self.dropout, (B, F), x.dtype, training)
-        drop_h = draw_dropout(self.recurrent_dropout, (B, self.units), x.dtype, training)
+        steps, walked = self.packed_input(x, mask, self.go_backwards)
+        B, F = walked.shape[0], steps.shape[-1]
+        state = self.starting_state(initial_state, B, steps.dtype)
+        drop_x = draw_dropout(self.dropout, (B, F), steps.dtype, training)
+        drop_h = draw_dropout(self.recurrent_dropout, (B, self.units), steps.dtype, training)
 
-        x_packed = xp.take(x.reshape(B * T, F), packing.gather, axis=0)
         if drop_x is not None:
-            x_packed *= drop_x[packing.rows]
-        loop = run(self.cell, x_packed, packing, state, drop_h)
+            steps = steps * drop_x[walked.rows]
+        loop = run(self.cell, steps, walked, state, drop_h)
 
-        states = tuple(h[packing.final] for h in loop.history)
+        states = tuple(h[walked.final] for h in loop.history)
         if self.stateful:
             self.states = tuple(state.copy() for state in states)
-        y = states[0].copy()
-        if self.return_sequences:
-            y = show_steps(loop.history[0], packing, self.zero_output_for_mask)
+        if packing is not None:
+            y = Packed(loop.history[0][B:], packing)
+        elif self.return_sequences:
+            y = show_steps(loop.history[0], walked, self.zero_output_for_mask)
             if self.go_backwards:
                 y = xp.ascontiguousarray(y[:, ::-1])
-        cache = RecurrentCache(x.shape, loop, drop_x, initial_state is not None)
+        else:
+            y = states[0].copy() if self.return_state else states[0]
+        cache = RecurrentCache(loop, drop_x, initial_state is not None, isinstance(x, Packed))
         return ((y, *states) if self.return_state else y), cache
 
     def backward(self, dy: Any, cache: RecurrentCache) -> tuple[Any, dict[str, Array]]:
@@ -200,7 +213,7 @@ class RNN(Layer):
         dy has the form of y; None in a tuple stands for zeros. If an initial state was given, the
         first result is `(dx, dstate)`.
         """
-        (B, T, F), loop, drop_x, state_given = cache
+        loop, drop_x, state_given, x_packed = cache
         packing = loop.packing
         dy, *dstates = dy if self.return_state else (dy,)
         if dy is not None and self.return_sequences and self.go_backwards:
@@ -208,12 +221,10 @@ class RNN(Layer):
         dfinal, dhistory = gradients_of_states(
             dy, dstates, loop, self.return_sequences, self.zero_output_for_mask
         )
-        dx_packed, dinitial, grads = run_backward(self.cell, dfinal, dhistory, loop)
+        dsteps, dinitial, grads = run_backward(self.cell, dfinal, dhistory, loop)
         if drop_x is not None:
-            dx_packed *= drop_x[packing.rows]
-        dx = xp.zeros((B * T, F), dx_packed.dtype)
-        dx[packing.gather] = dx_packed
-        dx = dx.reshape(B, T, F)
+            dsteps *= drop_x[packing.rows]
+        dx = Packed(dsteps, packing) if x_packed else packing.unpack(dsteps)
         return ((dx, dinitial) if state_given else dx), grads
 
     def __call__(
@@ -222,20 +233,25 @@ class RNN(Layer):
         self.ensure_built(x)
         return self.forward(x, mask, training, initial_state)[0]
 
-    def checked(self, x: Array, mask: Any) -> tuple[Array, Mask]:
-        """x on the device, in the weights' dtype, and its mask, which may be full."""
+    def packed_input(self, x: Array | Packed, mask: Any, reverse: bool) -> tuple[Array, Packing]:
+        """The real steps (N, features) of x, on the device and in the weights' dtype, and the
+        packing to walk them by. Without a mask all steps are real."""
         self.require_built()
         kernel = self.cell.params["kernel"]
         features = kernel.shape[-2]
-        x = numbers(self.name, x, kernel.dtype)
-        if x.ndim != 3 or x.shape[-1] != features:
+        if not isinstance(x, Packed):
+            x = numbers(self.name, x, kernel.dtype)
+        if len(x.shape) != 3 or x.shape[-1] != features:
             raise ValueError(
                 f"{self.name}: expected input of shape (batch, time, {features}), "
                 f"received {x.shape}"
             )
         mask = Mask.of(mask) or full_mask(*x.shape[:2])
         mask.require_shape(self.name, x.shape)
-        return x, mask
+        packing = mask.packing(reverse)
+        if isinstance(x, Packed):
+            return numbers(self.name, x.steps, kernel.dtype), packing
+        return packing.pack(x), packing
 
 
 class SimpleRNN(RNN):
@@ -328,25 +344,25 @@ class GRU(RNN):
 
 def show_steps(h: Array, packing: Packing, zero_masked: bool) -> Array:
     """The output of every position, (B, T, U), from the history h (B + N, U)."""
-    B, T = packing.shape
-    if not zero_masked:
-        return xp.take(h, packing.source, axis=0)
-    y = xp.zeros((B * T, h.shape[-1]), h.dtype)
-    y[packing.gather] = h[B:]
-    return y.reshape(B, T, h.shape[-1])
+    if zero_masked:
+        return packing.unpack(h[packing.shape[0] :])
+    return xp.take(h, packing.source, axis=0)
 
 
-def show_steps_backward(dy: Array, packing: Packing, zero_masked: bool) -> Array:
+def show_steps_backward(dy: Array | Packed, packing: Packing, zero_masked: bool) -> Array:
     """(B + N, U), the gradient of the history, from dy (B, T, U), that of what it shows.
 
     A masked position repeats the state of an earlier step, so its gradient goes to that step.
     """
     B, T = packing.shape
-    flat = dy.reshape(B * T, dy.shape[-1])
-    dh = xp.zeros((B + len(packing), dy.shape[-1]), dy.dtype)
-    if zero_masked or not packing.repeats:
-        dh[B:] = xp.take(flat, packing.gather, axis=0)
+    steps = dy.steps if isinstance(dy, Packed) else dy
+    dh = xp.zeros((B + len(packing), dy.shape[-1]), steps.dtype)
+    if isinstance(dy, Packed):
+        dh[B:] = steps
+    elif zero_masked or not packing.repeats:
+        dh[B:] = packing.pack(dy)
     else:
+        flat = dy.reshape(B * T, dy.shape[-1])
         dh[packing.run_sources] = sum_runs(flat, packing.runs)
     return dh
 
