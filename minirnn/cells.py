@@ -142,7 +142,7 @@ class Cell:
         """
         grads = {"kernel": x.T @ da, "recurrent_kernel": h_prev.T @ du}
         if self.use_bias:
-            grads["bias"] = da.sum(axis=0)
+            grads["bias"] = sum_of_rows(da)
         return grads, da @ self.params["kernel"].T
 
     # -- the equations of each cell --
@@ -566,7 +566,7 @@ class GRUCell(GatedCell):
     ) -> tuple[dict[str, Array], Array]:
         grads, dx = super().weight_gradients(x, h_prev, da, du, saved)
         if self.use_bias:
-            grads["bias"] = xp.stack([da.sum(axis=0), du.sum(axis=0)])
+            grads["bias"] = xp.stack([sum_of_rows(da), sum_of_rows(du)])
         return grads, dx
 
 
@@ -666,6 +666,11 @@ class GRUCellResetBefore(GatedCell):
 
 
 # --- what cells share -----------------------------------------------------------------------------
+
+
+def sum_of_rows(d: Array) -> Array:
+    """Σ d over its rows, as a product with ones: BLAS is several times faster than `d.sum(0)`."""
+    return xp.ones(len(d), d.dtype) @ d
 
 
 def split(array: Array, blocks: int) -> list[Array]:

@@ -8,17 +8,20 @@ the cell does itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minirnn import activations
 from minirnn.backend import Array
-from minirnn.cells import Cell, LSTMCell, SimpleRNNCell, State
+from minirnn.cells import Cell, LSTMCell, SimpleRNNCell, State, sigmoid_as_tanh
 from minirnn.compiled import for_floats
 from minirnn.packing import Packing
+from minirnn.threads import ONE_BLAS_THREAD_IN_LOOPS
 
-WIDEST = 128  # with more units the products are most of the work, and BLAS does them better
+WIDEST = 128  # with more units the products are most of the work, and NumPy's BLAS uses all cores
+ONE_THREAD_AT_MOST = 200_000  # OpenBLAS does a product of fewer multiplications on one thread
 
 
 class Loops(NamedTuple):
@@ -44,10 +47,21 @@ def loops(cell: Cell, dtype: Any, drop: Array | None) -> Loops | Cell:
     return made(cell, kernels)
 
 
+def one_blas_thread(packing: Packing, U: np.ndarray) -> Any:
+    """Keeps the products in a loop, which are SciPy's, on one thread where they are large enough
+    for more: its threads and those of NumPy's own BLAS would wait for each other."""
+    return (
+        ONE_BLAS_THREAD_IN_LOOPS
+        if packing.shape[0] * U.size > ONE_THREAD_AT_MOST
+        else nullcontext()
+    )
+
+
 def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
     def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
         U = np.ascontiguousarray(cell.params["recurrent_kernel"])
-        kernels.simple_rnn(a, U, history[0], packing.shape[0], packing.plan)
+        with one_blas_thread(packing, U):
+            kernels.simple_rnn(a, U, history[0], packing.shape[0], packing.plan)
 
     def steps_backward(
         dstate: State, dstates: Any, local: Any, packing: Packing, drop: None = None
@@ -55,7 +69,8 @@ def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
         U_T = np.ascontiguousarray(cell.params["recurrent_kernel"].T)
         (da, _), (dh,), (dh_t,) = local, dstate, dstates
         given = dh_t is not None
-        kernels.simple_rnn_backward(da, U_T, dh, dh_t if given else da, given, packing.plan)
+        with one_blas_thread(packing, U_T):
+            kernels.simple_rnn_backward(da, U_T, dh, dh_t if given else da, given, packing.plan)
 
     return Loops(steps, cell.local_derivatives, steps_backward)
 
@@ -64,7 +79,9 @@ def _lstm(cell: Cell, kernels: Any) -> Loops:
     def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
         U = np.ascontiguousarray(cell.params["recurrent_kernel"])
         B = packing.shape[0]
-        kernels.lstm(a, U, history[0], history[1], kept[0], B, packing.plan)
+        half, shift = sigmoid_as_tanh(a, B)
+        with one_blas_thread(packing, U):
+            kernels.lstm(a, U, half, shift, *history, *kept, B, packing.plan)
 
     def local_derivatives(
         state_prev: State, state: State, saved: tuple[Array, ...], drop: None

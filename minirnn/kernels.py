@@ -1,4 +1,4 @@
-"""Numba's side of compiled.py: the loops over time as loops over numbers. Needs Numba.
+"""Numba's side of compiled.py: the loops over time as loops over numbers. Needs Numba and SciPy.
 
 Every function lets go of the interpreter lock, makes no large arrays and starts no threads. Letters
 are those of cells.py. `plan` is `Packing.plan`: a row for each stretch of k steps of n rows, the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  (np.dot is its BLAS; threads.py must find it loaded)
 
 # "contract" lets a product and a sum become one instruction. Sums keep the order written here, so
 # that the same numbers come out every time.
@@ -44,45 +45,9 @@ def tanh(x):
 
 
 @compiled
-def add_product(h, U, a):
-    """a (n, width) += h (n, K) @ U (K, width): four rows at a time share what is read of U.
-
-    Each number is summed in the same order, whichever rows stand beside it.
-    """
-    n, K = h.shape
-    width = U.shape[1]
-    r = 0
-    while r < n:
-        four = r + 4 <= n
-        a0, h0 = a[r], h[r]
-        if four:
-            a1, a2, a3, h1, h2, h3 = a[r + 1], a[r + 2], a[r + 3], h[r + 1], h[r + 2], h[r + 3]
-            for k in range(0, K - 1, 2):
-                U0, U1 = U[k], U[k + 1]
-                x0, x1, x2, x3 = h0[k], h1[k], h2[k], h3[k]
-                y0, y1, y2, y3 = h0[k + 1], h1[k + 1], h2[k + 1], h3[k + 1]
-                for j in range(width):
-                    u, v = U0[j], U1[j]
-                    a0[j] += x0 * u + y0 * v
-                    a1[j] += x1 * u + y1 * v
-                    a2[j] += x2 * u + y2 * v
-                    a3[j] += x3 * u + y3 * v
-            if K % 2:
-                for q in range(r, r + 4):
-                    a_q, x, U0 = a[q], h[q, K - 1], U[K - 1]
-                    for j in range(width):
-                        a_q[j] += x * U0[j]
-            r += 4
-        else:
-            for k in range(0, K - 1, 2):
-                U0, U1, x, y = U[k], U[k + 1], h0[k], h0[k + 1]
-                for j in range(width):
-                    a0[j] += x * U0[j] + y * U1[j]
-            if K % 2:
-                x, U0 = h0[K - 1], U[K - 1]
-                for j in range(width):
-                    a0[j] += x * U0[j]
-            r += 1
+def flat(array, first, n):
+    """Rows `first` to `first + n`, one after another."""
+    return array[first : first + n].reshape(-1)
 
 
 # --- packing --------------------------------------------------------------------------------------
@@ -163,15 +128,17 @@ def adam_catch_up(ids, w, m, root, had_factors, had_weighted, factors, weighted)
 @compiled
 def simple_rnn(a, U, history, B, plan):
     units = U.shape[0]
-    h = history[:B].copy()  #                               h_{t-1}, then h_t, of every row
+    h, u = history[:B].copy(), np.empty((B, units), a.dtype)  # h_{t-1}, then h_t, of every row
     for s in range(plan.shape[0]):
         k, n, block, move = plan[s]
         for _ in range(k):
-            add_product(h[:n], U, a[block : block + n])
-            for r in range(n):  #                           1   a = x_t W + b + h_{t-1} U
-                a_t, h_t, h_r = a[block + r], history[B + block + r], h[r]
-                for j in range(units):
-                    h_r[j] = h_t[j] = tanh(a_t[j])  #       2   h_t = tanh(a)
+            np.dot(h[:n], U, u[:n])
+            a_t, u_t, h_t = flat(a, block, n), flat(u, 0, n), flat(h, 0, n)
+            kept = flat(history, B + block, n)
+            for j in range(n * units):
+                h_t[j] = tanh(a_t[j] + u_t[j])  #         1 2   h_t = tanh(x_t W + b + h_{t-1} U)
+            for j in range(n * units):
+                kept[j] = h_t[j]
             block += move
 
 
@@ -182,44 +149,42 @@ def simple_rnn_backward(da, U_T, dh, dh_given, given, plan):
         k, n, first, move = plan[s]
         for t in range(k - 1, -1, -1):
             block = first + t * move
-            for r in range(n):
-                da_t, dh_r = da[block + r], dh[r]
-                if given:
-                    dh_t = dh_given[block + r]
+            if given:
+                for r in range(n):
                     for j in range(units):
-                        dh_r[j] += dh_t[j]
-                for j in range(units):
-                    da_t[j] *= dh_r[j]  #                   2   da = dh ⊙ tanh'(a)
-                    dh_r[j] = 0
-            add_product(da[block : block + n], U_T, dh[:n])  #  1   dh_{t-1} = da Uᵀ
+                        dh[r, j] += dh_given[block + r, j]
+            da_t, dh_t = flat(da, block, n), flat(dh, 0, n)
+            for j in range(n * units):
+                da_t[j] *= dh_t[j]  #                       2   da = dh ⊙ tanh'(a)
+            np.dot(da[block : block + n], U_T, dh[:n])  #   1   dh_{t-1} = da Uᵀ
 
 
 # --- LSTM -----------------------------------------------------------------------------------------
 
 
 @compiled
-def lstm(a, U, h_history, c_history, tanh_c_all, B, plan):
-    units = U.shape[0]
-    h, c_all = h_history[:B].copy(), c_history[:B].copy()  #  h_{t-1}, then h_t, of every row
+def lstm(a, U, half, shift, h_history, c_history, tanh_c_all, B, plan):
+    """half, shift (B, 4 * U): what makes tanh the sigmoid of i, f and o; see LSTMCell."""
+    units, width = U.shape
+    h, c_all = h_history[:B].copy(), c_history[:B].copy()  # h_{t-1}, then h_t, of every row
+    u, half, shift = np.empty((B, width), a.dtype), flat(half, 0, B), flat(shift, 0, B)
     for s in range(plan.shape[0]):
         k, n, block, move = plan[s]
         for _ in range(k):
-            add_product(h[:n], U, a[block : block + n])
-            for r in range(n):  #                             1   a = x_t W + b + h_{t-1} U
-                a_t, tanh_c, c, h_r = a[block + r], tanh_c_all[block + r], c_all[r], h[r]
+            np.dot(h[:n], U, u[:n])
+            gates, u_t = flat(a, block, n), flat(u, 0, n)
+            for j in range(n * width):  #                   1 2   i, f, o = σ(a), g = tanh(a)
+                gates[j] = half[j] * tanh(half[j] * (gates[j] + u_t[j])) + shift[j]
+            for r in range(n):
+                gate, tanh_c, c, h_r = a[block + r], tanh_c_all[block + r], c_all[r], h[r]
                 c_t, h_t = c_history[B + block + r], h_history[B + block + r]
-                i, f = a_t[:units], a_t[units : 2 * units]
-                g, o = a_t[2 * units : 3 * units], a_t[3 * units :]
-                for j in range(2 * units):
-                    a_t[j] = HALF * tanh(HALF * a_t[j]) + HALF  #  2   σ(a)
+                i, f = gate[:units], gate[units : 2 * units]
+                g, o = gate[2 * units : 3 * units], gate[3 * units :]
                 for j in range(units):
-                    g[j] = tanh(g[j])
-                for j in range(units):
-                    o[j] = HALF * tanh(HALF * o[j]) + HALF
-                for j in range(units):
-                    c[j] = c_t[j] = f[j] * c[j] + i[j] * g[j]  #  3   c_t = f ⊙ c_{t-1} + i ⊙ g
-                    tanh_c[j] = tanh(c_t[j])  #               4
-                    h_r[j] = h_t[j] = o[j] * tanh_c[j]  #     5   h_t = o ⊙ tanh(c_t)
+                    c[j] = f[j] * c[j] + i[j] * g[j]  #       3   c_t = f ⊙ c_{t-1} + i ⊙ g
+                    tanh_c[j] = tanh(c[j])  #                 4   tanh(c_t)
+                    h_r[j] = o[j] * tanh_c[j]  #              5   h_t = o ⊙ tanh(c_t)
+                    c_t[j], h_t[j] = c[j], h_r[j]
             block += move
 
 
@@ -252,19 +217,18 @@ def lstm_backward(da, U_T, dc_dh, f, dh, dc, dh_given, h_given, dc_given, c_give
                 da_i, da_f = da_t[:units], da_t[units : 2 * units]
                 da_g, da_o = da_t[2 * units : 3 * units], da_t[3 * units :]
                 if h_given:
-                    dh_t = dh_given[block + r]
+                    given = dh_given[block + r]
                     for j in range(units):
-                        dh_r[j] += dh_t[j]
+                        dh_r[j] += given[j]
                 if c_given:
-                    dc_t = dc_given[block + r]
+                    given = dc_given[block + r]
                     for j in range(units):
-                        dc_r[j] += dc_t[j]
+                        dc_r[j] += given[j]
                 for j in range(units):
-                    dc_r[j] += dh_r[j] * dc_dh_t[j]  #      5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
-                    da_i[j] *= dc_r[j]  #                   3 2
-                    da_f[j] *= dc_r[j]
-                    da_g[j] *= dc_r[j]
-                    da_o[j] *= dh_r[j]  #                   5 2
-                    dc_r[j] *= f_t[j]  #                      3   dc_{t-1} = dc_t ⊙ f
-                    dh_r[j] = 0
-            add_product(da[block : block + n], U_T, dh[:n])  #  1   dh_{t-1} = da Uᵀ
+                    dc_t = dc_r[j] + dh_r[j] * dc_dh_t[j]  #  5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
+                    da_i[j] *= dc_t  #                        3 2
+                    da_f[j] *= dc_t
+                    da_g[j] *= dc_t
+                    da_o[j] *= dh_r[j]  #                     5 2
+                    dc_r[j] = dc_t * f_t[j]  #                  3   dc_{t-1} = dc_t ⊙ f
+            np.dot(da[block : block + n], U_T, dh[:n])  #     1   dh_{t-1} = da Uᵀ

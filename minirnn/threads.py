@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from minirnn.backend import get_backend
@@ -50,49 +53,80 @@ def _at_once(task: Callable[[int], Result]) -> tuple[Result, Result]:
     return first, second.result() if begun else task(1)
 
 
-class _OneBlasThread:
+class OneBlasThread:
     """While this is entered, BLAS works on one thread: threads of its own would be in our way.
 
     Entering tells whether that is so; without threadpoolctl only a user can see to it. The limit
     holds for the whole process, so it is set by the first who enters and lifted by the last who
-    leaves. It holds with MINIRNN_THREADS=1 as well, so that results do not depend on that.
+    leaves (or, within `keep_limits`, later). It holds with MINIRNN_THREADS=1 as well, so that
+    results do not depend on that.
+
+    loops_only: limit only the BLAS that compiled loops call, which is SciPy's and not NumPy's.
     """
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, loops_only: bool = False) -> None:
+        self.loops_only = loops_only
         self.inside = 0
         self.limit: Any = None
 
     def __enter__(self) -> bool:
-        controller = _blas()
-        if controller is None:
+        libraries = _blas(self.loops_only)
+        if libraries is None:
             return os.environ.get("OPENBLAS_NUM_THREADS") == "1"
-        with self.lock:
+        with _lock:
             self.inside += 1
-            if self.inside == 1:
-                self.limit = controller.limit(limits=1, user_api="blas")
+            if self.limit is None:
+                self.limit = libraries.limit(limits=1, user_api="blas")
         return True
 
     def __exit__(self, *error: object) -> None:
-        if _blas() is None:
-            return
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
+        with _lock:
+            self.inside = max(self.inside - 1, 0)
+        self.lift()
+
+    def lift(self) -> None:
+        """Lift the limit if nobody is inside, nor wants limits kept."""
+        with _lock:
+            if self.limit is not None and not self.inside and not _keeping:
                 self.limit.restore_original_limits()
+                self.limit = None
 
 
-ONE_BLAS_THREAD = _OneBlasThread()
+_lock = threading.Lock()
+_keeping: list[None] = []  # one entry for each who is within `keep_limits`
+ONE_BLAS_THREAD, ONE_BLAS_THREAD_IN_LOOPS = OneBlasThread(), OneBlasThread(loops_only=True)
 
 
-@functools.lru_cache(maxsize=1)
-def _blas() -> Any:
+@contextmanager
+def keep_limits() -> Iterator[None]:
+    """Within this, limits once set stay. BLAS's threads, when they are let loose again, turn idly
+    for a while and take time from ours: training would lift and set limits thousands of times."""
+    _keeping.append(None)
+    try:
+        yield
+    finally:
+        _keeping.pop()
+        for limit in (ONE_BLAS_THREAD_IN_LOOPS, ONE_BLAS_THREAD):
+            limit.lift()
+
+
+def _blas(loops_only: bool) -> Any:
     """What sets the number of BLAS's threads, if threadpoolctl is installed."""
+    return _libraries(loops_only, "scipy.linalg" in sys.modules)
+
+
+@functools.lru_cache(maxsize=4)
+def _libraries(loops_only: bool, scipy_is_loaded: bool) -> Any:
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
         return None
-    return ThreadpoolController()
+    libraries = ThreadpoolController()
+    if loops_only:
+        paths = [library.filepath for library in libraries.lib_controllers]
+        of_scipy = [p for p in paths if any(f.startswith("scipy") for f in Path(p).parts[:-1])]
+        return libraries.select(filepath=of_scipy) if of_scipy else libraries  # one for both
+    return libraries
 
 
 def threads() -> int:

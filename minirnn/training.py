@@ -22,6 +22,7 @@ from minirnn.callbacks import Callback, History
 from minirnn.checks import whole_number
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
+from minirnn.threads import keep_limits
 
 
 class NonFiniteError(ValueError, ArithmeticError):
@@ -105,6 +106,7 @@ class RunningMeans:
 # --- fit, evaluate, predict -----------------------------------------------------------------------
 
 
+@keep_limits()
 def fit(
     model: Any,
     x: Any,
@@ -195,6 +197,7 @@ def fit(
     return history
 
 
+@keep_limits()
 def evaluate(
     model: Any,
     x: Any,
@@ -223,6 +226,7 @@ def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> d
     return means.logs()
 
 
+@keep_limits()
 def predict(
     model: Any, x: Any, batch_size: int | None = None, verbose: str | int = 0
 ) -> np.ndarray:

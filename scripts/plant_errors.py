@@ -242,8 +242,8 @@ ERRORS = [
     Error(
         "gru: recurrent bias gets the input bias's gradient",
         "cells.py",
-        "[da.sum(axis=0), du.sum(axis=0)]",
-        "[da.sum(axis=0), da.sum(axis=0)]",
+        "[sum_of_rows(da), sum_of_rows(du)]",
+        "[sum_of_rows(da), sum_of_rows(da)]",
         (CELLS,),
     ),
     Error(
@@ -309,8 +309,8 @@ ERRORS = [
     Error(
         "bias gradient not summed over the steps",
         "cells.py",
-        'grads["bias"] = da.sum(axis=0)',
-        'grads["bias"] = da.sum(axis=0) / max(1, len(da))',
+        'grads["bias"] = sum_of_rows(da)',
+        'grads["bias"] = sum_of_rows(da) / max(1, len(da))',
         (LOOP,),
     ),
     # --- time loop ---

@@ -311,65 +311,6 @@ def test_recurrent_dropout_in_training_is_the_cells(kind):
 # --- the same bits every time ---------------------------------------------------------------------
 
 
-def row_bits(layer, x, mask, initial, dy, dstates, rows=slice(None)):
-    """What comes of the loops alone, for these rows: outputs, states and initial gradients.
-
-    With one feature, the product before the loop has one term a number, whose rounding does not
-    depend on how many rows there are. (Products with more are BLAS's, which makes no such promise.)
-    """
-    initial, dstates = (tuple(s[rows] for s in states) for states in (initial, dstates))
-    (y, *states), cache = layer.forward(x[rows], mask[rows], initial_state=initial)
-    (_, dinitial), _ = layer.backward((dy[rows], *dstates), cache)
-    return [y, *states, *dinitial]
-
-
-def bits_case(kind, units, mask, seed):
-    rng = np.random.default_rng(seed)
-    layer = layer_of(kind, rng, units, 1, return_sequences=True, return_state=True)
-    assert is_compiled(layer.cell)
-    B, T = mask.shape
-    count = len(layer.cell.state_names)
-    states = [random_states(rng, count, B, units) for _ in range(2)]
-    initial, dstates = (tuple(s.astype("float32") for s in each) for each in states)
-    x, dy = (rng.normal(size=(B, T, size)).astype("float32") for size in (1, units))
-    return rng, layer, (x, mask, initial, dy, dstates)
-
-
-@needs_numba
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("units", [1, 3, 8, 17, 64])
-@settings(parent=quick)
-@given(mask=any_masks(max_batch=9, min_time=1), seed=seeds)
-def test_a_row_has_the_same_bits_in_any_company(kind, units, mask, seed):
-    """Alone, in any part of the batch, at any place."""
-    rng, layer, case = bits_case(kind, units, mask, seed)
-    B = len(mask)
-    whole = row_bits(layer, *case)
-    for r in range(B):
-        for got, want in zip(row_bits(layer, *case, [r]), whole, strict=True):
-            assert np.array_equal(got[0], want[r])
-    for _ in range(4):
-        rows = rng.permutation(B)[: rng.integers(1, B + 1)]
-        for got, want in zip(row_bits(layer, *case, rows), whole, strict=True):
-            assert np.array_equal(got, want[rows])
-
-
-@needs_numba
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("units", [3, 16, 17])
-def test_a_row_has_the_same_bits_at_every_place_among_others(kind, units):
-    steps = np.arange(7)
-    mask = steps < np.array([7, 3, 5, 7, 1, 6, 7, 2, 4, 5, 7])[:, None]
-    _, layer, case = bits_case(kind, units, mask, 41)
-    for r in range(11):
-        alone = row_bits(layer, *case, [r])
-        others = [i for i in range(11) if i != r]
-        for place in range(11):
-            rows = [*others[:place], r, *others[place:]]
-            for got, want in zip(row_bits(layer, *case, rows), alone, strict=True):
-                assert np.array_equal(got[place], want[0])
-
-
 @needs_numba
 @pytest.mark.parametrize("kind", KINDS)
 @settings(parent=quick)

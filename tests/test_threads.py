@@ -247,7 +247,7 @@ class Blas:
 def test_blas_keeps_to_one_thread_while_tasks_run(monkeypatch):
     """Also with one thread of ours (the same numbers), in nested calls, and after an error."""
     blas = Blas()
-    monkeypatch.setattr(threads, "_blas", lambda: blas)
+    monkeypatch.setattr(threads, "_blas", lambda loops_only=False: blas)
     for number in ("1", "2"):
         monkeypatch.setenv("MINIRNN_THREADS", number)
         assert side_by_side(lambda k: blas.now, ENOUGH) == (1, 1)
@@ -260,9 +260,45 @@ def test_blas_keeps_to_one_thread_while_tasks_run(monkeypatch):
     assert side_by_side(lambda k: blas.now, 0) == (2, 2)
 
 
+def test_limits_are_kept_for_as_long_as_someone_wants_that(monkeypatch):
+    blas = Blas()
+    monkeypatch.setattr(threads, "_blas", lambda loops_only=False: blas)
+    with threads.keep_limits():
+        assert blas.now == 2
+        with threads.keep_limits():
+            assert side_by_side(lambda k: blas.now, ENOUGH) == (1, 1)
+            assert blas.now == 1
+        assert blas.now == 1
+    assert blas.now == 2
+    with threads.ONE_BLAS_THREAD_IN_LOOPS:
+        with threads.keep_limits():
+            pass
+        assert blas.now == 1
+    assert blas.now == 2
+    with pytest.raises(ZeroDivisionError), threads.keep_limits():
+        side_by_side(lambda k: 1 // k, ENOUGH)
+    assert blas.now == 2
+
+
+def test_the_blas_of_compiled_loops_is_scipys():
+    pytest.importorskip("numba")
+    pytest.importorskip("minirnn.kernels")
+    pools, loops = (threads._blas(loops_only).info() for loops_only in (False, True))
+    assert loops and len(pools) >= len(loops)
+    with threads.ONE_BLAS_THREAD_IN_LOOPS as limited:
+        assert limited
+        assert {pool["num_threads"] for pool in threads._blas(True).info()} == {1}
+        others = {pool["filepath"] for pool in pools} - {pool["filepath"] for pool in loops}
+        assert others or len(pools) == len(loops)
+        for pool in threads._blas(False).info():
+            if pool["filepath"] in others:
+                assert pool["num_threads"] == pools[0]["num_threads"]
+    assert threads._blas(True).info() == loops
+
+
 @pytest.mark.parametrize(("variable", "at_once"), [("1", True), ("2", False), (None, False)])
 def test_without_threadpoolctl_only_the_user_can_limit_blas(variable, at_once, monkeypatch):
-    monkeypatch.setattr(threads, "_blas", lambda: None)
+    monkeypatch.setattr(threads, "_blas", lambda loops_only=False: None)
     monkeypatch.setenv("MINIRNN_THREADS", "2")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     if variable is not None:
