@@ -31,6 +31,15 @@ def share(name: str, value: Any) -> float:
     return float(value)
 
 
+def all_within(values: np.ndarray, limit: int) -> bool:
+    """Whether all are from 0 to below `limit`."""
+    if not values.size:
+        return True
+    if values.dtype.kind == "i":  # one pass does: without its sign, a negative number is very large
+        values = values.view(values.dtype.str.replace("i", "u"))
+    return bool(values.max() < limit and (values.dtype.kind == "u" or values.min() >= 0))
+
+
 def numbers(name: str, x: Any, dtype: Any = None) -> Array:
     """`x` as an array of floats on the device, in `dtype` or, if they are whole, in `floatx()`.
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from minirnn.backend import Array, floatx, to_device, to_host, xp
+from minirnn.checks import all_within
 from minirnn.lookup import by_name
 from minirnn.packing import Mask
 
@@ -410,7 +411,7 @@ class Elements:
                 raise ValueError(f"y_true: expected class numbers, received {labels.dtype}")
             else:
                 self.refuse_label(labels, bad, "a whole number")
-        if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        if not all_within(labels, classes):
             bad = (labels < 0) | (labels >= classes)
             expected = f"one of the {classes} classes, 0 to {classes - 1}"
             self.refuse_label(labels, bad, expected)

@@ -14,7 +14,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,21 @@ from minirnn.metrics import get as get_metric
 from minirnn.packing import Mask, full_mask
 from minirnn.summary import summary_table
 from minirnn.text import TextVectorization
+
+
+class TrainingParts(NamedTuple):
+    """A model as a training step sees it.
+
+    body: the layers, without the softmax or sigmoid at their end that belongs to the loss.
+    loss: that of what the body gives.
+    activation: what was left out, or `linear`.
+    params: the weights that training changes.
+    """
+
+    body: Sequential
+    loss: losses.Loss
+    activation: activations.Activation
+    params: dict[str, Array]
 
 
 class Sequential(Layer):
@@ -237,17 +252,20 @@ class Sequential(Layer):
         if self.optimizer is None:
             raise ValueError(f"{self.name}: call compile(optimizer, loss, metrics) before training")
         self.require_layers()
+        self.forget_training_parts()
+
+    def forget_training_parts(self) -> None:
+        """Find them anew: layers may have been frozen meanwhile."""
         self._training_parts = None
 
     def require_layers(self) -> None:
         if not self.layers:
             raise ValueError(f"{self.name}: the model has no layers; add some first")
 
-    def training_parts(self, x: Any) -> tuple[Sequential, losses.Loss, activations.Activation]:
-        """`(body, loss, activation)`: the model as a training step sees it.
+    def training_parts(self, x: Any) -> TrainingParts:
+        """The model as a training step sees it; found once per epoch.
 
-        The body ends before the softmax or sigmoid that belongs to the loss, and the loss is that
-        of what the body gives. x: a batch, from which a model that is not built yet takes shape.
+        x: a batch, from which a model that is not built yet takes shape.
         """
         if self._training_parts is None:
             body, loss, activation = self.without_vectorizer(), self.loss, activations.linear
@@ -266,7 +284,7 @@ class Sequential(Layer):
                         loss.on_logits(),
                         last_activation,
                     )
-            self._training_parts = body, loss, activation
+            self._training_parts = TrainingParts(body, loss, activation, self.trainable_params)
         return self._training_parts
 
     def fit(

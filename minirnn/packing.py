@@ -36,34 +36,36 @@ class Layout:
 
     Attributes:
         shape: (B, T) of the padded batch.
+        lengths: (B,) how many real steps each row has, on the host.
         order: (B,) the rows of the batch, longest first (stable).
-        batch_sizes: how many rows have a k-th real step, for k = 0, 1, ...; falling.
-        stretches: the same, neighbouring steps of one size together: `(k, n, block)` for k steps of
-            n rows, the first of whose blocks begins at `block` in the packed order.
+        stretches: neighbouring steps that the same rows take, together: `(k, n, block)` for k steps
+            of n rows, the first of whose blocks begins at `block` in the packed order.
+        batch_sizes: n of each step; falling.
+        offsets: where each step's block begins, and where the last one ends; on the host.
         positions: (N,) flat padded position b * T + t of each packed step, on the host;
             `gather` is the same on the device.
     """
 
     def __init__(self, mask: np.ndarray) -> None:
-        B, T = self.shape = mask.shape
+        self.shape = mask.shape
         self.mask = mask
-        self.lengths = lengths = np.count_nonzero(mask, axis=1)
-        order = np.argsort(-lengths, kind="stable")
-        self.rank = np.empty(B, dtype=np.int64)
-        self.rank[order] = np.arange(B)
-
-        steps = np.arange(lengths.max(initial=0))
-        sizes = B - np.searchsorted(lengths[order[::-1]], steps, "right")
-        self.sizes, self.batch_sizes = sizes, sizes.tolist()
-        self.offsets = np.concatenate([[0], np.cumsum(sizes)])
-        self.steps = int(self.offsets[-1])
+        self.lengths = np.add.reduce(mask, axis=1)
+        self.host_order = order = np.argsort(-self.lengths, kind="stable")
 
         self.stretches: list[tuple[int, int, int]] = []
         block = taken = 0
-        for n, until in zip(*_last_of_each(self.batch_sizes), strict=True):
-            self.stretches.append((until - taken, n, block))
-            block, taken = block + (until - taken) * n, until
+        lengths = self.lengths[order].tolist()
+        for n in range(len(lengths), 0, -1):  # n rows go on until the n-th longest ends
+            k = lengths[n - 1] - taken
+            if k:
+                self.stretches.append((k, n, block))
+                block, taken = block + k * n, taken + k
+        self.steps = block
 
+        k, n = (np.array([part[i] for part in self.stretches], dtype=np.int64) for i in (0, 1))
+        self.sizes = np.repeat(n, k)
+        self.offsets = np.zeros(taken + 1, dtype=np.int64)
+        np.cumsum(self.sizes, out=self.offsets[1:])
         self.positions = self._place_steps(mask, order)
         self.gather = to_device(self.positions)
         self.order = to_device(order)
@@ -74,12 +76,21 @@ class Layout:
             positions = np.empty(self.steps, dtype=np.int64)
             kernels.place_steps(np.ascontiguousarray(mask), order, self.offsets, positions)
             return positions
-        # The k-th real step of the j-th longest row, for k = 0, 1, ... and all j that have one.
-        lengths = self.lengths
-        k, j = (np.arange(len(self.sizes))[:, None] < lengths[order]).nonzero()
         position = np.flatnonzero(mask)  # row by row
-        before = np.cumsum(lengths) - lengths
-        return position[before[order][j] + k]
+        before = np.cumsum(self.lengths) - self.lengths
+        k = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        return position[before[order][self.host_ranks] + k]
+
+    @functools.cached_property
+    def batch_sizes(self) -> list[int]:
+        return self.sizes.tolist()
+
+    @functools.cached_property
+    def rank(self) -> np.ndarray:
+        """(B,) the place of each row in `order`."""
+        rank = np.empty_like(self.host_order)
+        rank[self.host_order] = np.arange(len(rank))
+        return rank
 
     @functools.cached_property
     def host_ranks(self) -> np.ndarray:
@@ -115,7 +126,7 @@ class Packing:
         self.layout = layout = mask if isinstance(mask, Layout) else Layout(mask)
         self.reverse = reverse
         self.shape, self.order, self.gather = layout.shape, layout.order, layout.gather
-        self.batch_sizes, self.stretches = layout.batch_sizes, layout.stretches
+        self.stretches = layout.stretches
 
     def __len__(self) -> int:
         """N, the number of real steps."""
@@ -125,6 +136,10 @@ class Packing:
     def reversed(self) -> Packing:
         """The plan for the same steps, walked the other way."""
         return Packing(self.layout, not self.reverse)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return self.layout.batch_sizes
 
     @property
     def ranks(self) -> Array:
@@ -152,7 +167,7 @@ class Packing:
 
     def states_before(self, states: Array) -> Array:
         """(N, U): the state before each packed step, from a history (B + N, U)."""
-        if len(self.stretches) == 1 and not self.reverse and self.batch_sizes[0] == self.shape[0]:
+        if not self.reverse and not self.repeats:
             return states[: len(self)]  # all rows take all steps: no copy
         return xp.take(states, self.previous, axis=0)
 
@@ -284,14 +299,6 @@ class Packing:
 def _prefixes(rows: Iterable[Array | None], n: int, k: int) -> list[Iterator[Any]]:
     """The first n rows of each array, k times."""
     return [repeat(None if array is None else array[:n], k) for array in rows]
-
-
-def _last_of_each(sizes: list[int]) -> tuple[list[int], list[int]]:
-    """The different values of a falling list, and how many entries have come when each ends."""
-    if not sizes:
-        return [], []
-    ends = (np.flatnonzero(np.diff(sizes, append=0)) + 1).tolist()
-    return [sizes[end - 1] for end in ends], ends
 
 
 class Packed(NamedTuple):

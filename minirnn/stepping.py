@@ -159,20 +159,24 @@ class Pool(Part):
     """
 
     def flat_weights(self) -> Array:
-        self.gradient = xp.empty(self.size, dtype=self.params[0].dtype)
-        return xp.empty(self.size, dtype=self.params[0].dtype)
+        self.gradient, weights = (xp.empty(self.size, self.params[0].dtype) for _ in range(2))
+        self.gradients, self.copies = (
+            [self.view(flat, i) for i in range(len(self.params))]
+            for flat in (self.gradient, weights)
+        )
+        return weights
 
     def step(
         self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list, wait: bool = False
     ) -> None:
-        gradients = [
-            _densified(grads[key], shape) for key, shape in zip(self.keys, self.shapes, strict=True)
-        ]
-        xp.concatenate([array.reshape(-1) for array in self.params], out=self.weights)
-        xp.concatenate([array.reshape(-1) for array in gradients], out=self.gradient)
+        for key, part, copy, weights in zip(
+            self.keys, self.gradients, self.copies, self.params, strict=True
+        ):
+            part[...] = _densified(grads[key], weights.shape)
+            copy[...] = weights
         self.step_dense(self.gradient, learn, drift, scratch)
-        for i, target in enumerate(self.params):
-            target[...] = self.view(self.weights, i)
+        for copy, weights in zip(self.copies, self.params, strict=True):
+            weights[...] = copy
 
 
 class Table(Part):
@@ -227,7 +231,7 @@ class Table(Part):
         wait = wait and drift is not None and drift.steady
         if not wait:
             self.settle(scratch)
-        elif self.factors:
+        elif self.factors and (self.had_factors[gradient.ids] != self.factors).any():
             self.catch_up(to_host(gradient.ids), scratch)
         self.learn_rows(gradient, learn, scratch)
         if drift is None:

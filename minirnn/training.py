@@ -35,33 +35,33 @@ class NonFiniteError(ValueError, ArithmeticError):
 def loss_and_gradients(
     model: Any, x: Any, y: Any, sample_weight: Any = None, training: bool = True
 ) -> tuple[Any, dict[str, Any], Any, Any]:
-    """`(loss, grads, predictions, mask)` of one batch; grads has the keys of `model.params`.
+    """`(loss, grads, out, mask)` of one batch; grads has the keys of `model.params`.
 
     A softmax or sigmoid at the model's end that belongs to the loss is left out on the way: the
     loss is computed from the logits, which is exact where probabilities underflow, and whose
-    gradient is just `p - y`.
+    gradient is just `p - y`. So `out` are predictions before that activation.
     """
-    body, loss, activation = model.training_parts(x)
+    body, loss, _, _ = model.training_parts(x)
     out, caches, mask = body.walk(x, training=training)
     value, dout = loss.forward(y, out, sample_weight, mask)
     _, grads = body.backward(dout, caches)
-    return value, grads, activation(out), mask
+    return value, grads, out, mask
 
 
 def train_step(
     model: Any, x: Any, y: Any, sample_weight: Any = None, wait: bool = False
 ) -> tuple[Any, Any, Any]:
-    """Changes the model's weights by one step; `(loss, predictions, mask)` from before it.
+    """Changes the model's weights by one step; `(loss, out, mask)` from before it.
 
     wait: let rows of the model's embedding that this batch does not use wait for their drift (see
     optimizers.py); whoever asks for that calls `model.optimizer.settle()` in the end.
     """
     table = catch_up(model, x) if wait else ()
-    loss, grads, y_pred, mask = loss_and_gradients(model, x, y, sample_weight)
+    loss, grads, out, mask = loss_and_gradients(model, x, y, sample_weight)
     if math.isfinite(loss := float(to_host(loss))):
-        params = model.trainable_params
+        params = model.training_parts(x).params
         model.optimizer.apply(params, {key: grads[key] for key in params}, table)
-    return loss, y_pred, mask
+    return loss, out, mask
 
 
 def catch_up(model: Any, x: Any) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def catch_up(model: Any, x: Any) -> tuple[str, ...]:
 
     Only of a model that begins with an Embedding is it known which rows a batch will look up.
     """
-    first = model.training_parts(x)[0].layers[0]
+    first = model.training_parts(x).body.layers[0]
     if not isinstance(first, Embedding) or not first.trainable:
         return ()
     key = f"{first.name}_embeddings"
@@ -78,25 +78,29 @@ def catch_up(model: Any, x: Any) -> tuple[str, ...]:
 
 
 def test_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
-    """`(loss, predictions, mask)` of one batch, without training."""
-    body, loss, activation = model.training_parts(x)
+    """`(loss, out, mask)` of one batch, without training."""
+    body, loss, _, _ = model.training_parts(x)
     out, _, mask = body.walk(x)
-    return loss(y, out, sample_weight, mask), activation(out), mask
+    return loss(y, out, sample_weight, mask), out, mask
 
 
 class RunningMeans:
     """The loss and the metrics of a pass, as means over all its samples (real steps, if masked)."""
 
     def __init__(self, model: Any) -> None:
+        self.model = model
         self.loss = Mean("loss")
         self.metrics = copy.deepcopy(model.metrics)  # an evaluation may run inside a training
         for metric in self.metrics:
             metric.reset()
 
-    def update(self, loss: float, y: Any, y_pred: Any, sample_weight: Any, mask: Any) -> None:
-        self.loss.update(loss, len(y_pred) if mask is None else int(mask.array.sum()))
+    def update(self, loss: float, y: Any, out: Any, sample_weight: Any, mask: Any) -> None:
+        """Take a batch in; `out`, `mask`: what a step gave."""
+        self.loss.update(loss, len(out) if mask is None else int(mask.array.sum()))
+        if not all(metric.ranks_only for metric in self.metrics):
+            out = self.model.training_parts(None).activation(out)
         for metric in self.metrics:
-            metric.update(y, y_pred, sample_weight, mask)
+            metric.update(y, out, sample_weight, mask)
 
     def logs(self) -> dict[str, float]:
         figures = {"loss": self.loss.result()}
@@ -165,17 +169,18 @@ def fit(
     for epoch in range(initial_epoch, epochs):
         for watcher in watchers:
             watcher.on_epoch_begin(epoch)
+        model.forget_training_parts()
         means = RunningMeans(model)
         steps = steps_per_epoch or known_length(data)
         with Progress(f"Epoch {epoch + 1}/{epochs}", steps, verbose) as progress:
             try:
                 for step, batch in enumerate(next(sources)):
                     xb, yb, weight = prepared(batch, class_weight, model.loss.sparse)
-                    loss, y_pred, mask = train_step(model, xb, yb, weight, wait=True)
+                    loss, out, mask = train_step(model, xb, yb, weight, wait=True)
                     if not math.isfinite(loss):
                         when = f"epoch {epoch + 1}, step {step + 1}"
                         raise NonFiniteError(explain_non_finite(model, xb, loss, when))
-                    means.update(loss, yb, y_pred, weight, mask)
+                    means.update(loss, yb, out, weight, mask)
                     progress.advance(means)
                     if stepwise:
                         model.optimizer.settle()
@@ -219,8 +224,8 @@ def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> d
     means = RunningMeans(model)
     for batch in data:
         xb, yb, weight = prepared(batch)
-        loss, y_pred, mask = test_step(model, xb, yb, weight)
-        means.update(loss, yb, y_pred, weight, mask)
+        loss, out, mask = test_step(model, xb, yb, weight)
+        means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
     return means.logs()
@@ -311,7 +316,7 @@ def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
         begins = "in the input x"
     else:
         mask = None
-        for layer in model.training_parts(x)[0].layers:
+        for layer in model.training_parts(x).body.layers:
             broken = [k for k, w in layer.params.items() if not bool(xp.isfinite(w).all())]
             y, _ = layer.forward(x, mask=mask)
             if broken:

@@ -9,7 +9,7 @@ import numpy as np
 from minirnn import initializers
 from minirnn.backend import Array, floatx, to_device, to_host, xp
 from minirnn.base import Layer, RowGradient, Shape
-from minirnn.checks import numbers, whole_number
+from minirnn.checks import all_within, numbers, whole_number
 from minirnn.compiled import grouped_sums
 from minirnn.packing import Mask, Packed, Packing, packs
 
@@ -191,7 +191,7 @@ def checked_ids(name: str, ids: Any, limit: int) -> np.ndarray:
             f"{name}: expected whole numbers (token ids), received {shown}. Text goes through a "
             "TextVectorization layer first."
         )
-    if ids.size and (ids.min() < 0 or ids.max() >= limit):
+    if not all_within(ids, limit):
         where = np.unravel_index(np.argmax((ids < 0) | (ids >= limit)), ids.shape)
         raise ValueError(
             f"{name}: id {ids[where]} at {tuple(map(int, where))} is outside 0..{limit - 1}. "
