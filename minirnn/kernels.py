@@ -95,13 +95,13 @@ def adam_learn(ids, g, m_fresh, v_fresh, m, v, root):
 
 
 @rounded
-def adam_move(ids, w, m, root, factors, epsilons):
-    """Adam's `move` for the rows `ids` of a table."""
-    for r in range(ids.shape[0]):
-        w_r, m_r, root_r = w[ids[r]], m[ids[r]], root[ids[r]]
-        factor, epsilon = factors[r], epsilons[r]
-        for j in range(w_r.shape[0]):
-            w_r[j] -= m_r[j] / (root_r[j] + epsilon) * factor
+def adam(w, g, m, v, root, m_fresh, v_fresh, factor, epsilon):
+    """A step of Adam for every number: `learn`, then `move`."""
+    for j in range(w.shape[0]):
+        m[j] += g[j] * m_fresh
+        v[j] += g[j] * g[j] * v_fresh
+        root[j] = np.sqrt(v[j])
+        w[j] -= m[j] / (root[j] + epsilon) * factor
 
 
 @rounded

@@ -569,16 +569,16 @@ class Adam(Optimizer):
             return s
 
         kernels = for_floats(np.float32)
-        learn_rows = move_rows = catch_up = None
+        learn_rows = step_dense = catch_up = None
         if kernels is not None and not self.lazy:
             fresh = np.float32(m_fresh), np.float32(v_fresh)
 
             def learn_rows(ids: Array, g: Array, *tables: Array) -> None:
                 kernels.adam_learn(ids, g, *fresh, *tables)
 
-            def move_rows(ids: Array, w: Array, tables: Any, factors: Any, epsilons: Any) -> None:
-                m, _, root = tables
-                kernels.adam_move(ids, w, m, root, factors, epsilons)
+            def step_dense(weights: Array, g: Array, *slots: Array) -> None:
+                terms = *fresh, np.float32(factor), np.float32(epsilon)
+                kernels.adam(weights, g, *slots, *terms)
 
             def catch_up(ids: Array, w: Array, tables: Any, *waited: Any) -> None:
                 m, _, root = tables
@@ -588,7 +588,8 @@ class Adam(Optimizer):
             return Learn(learn), None
         # epsilon grows by 1 - sqrt(beta_2) a step, and m goes by 1 - beta_1.
         steady = 1 - math.sqrt(self.beta_2) <= 0.01 * (1 - self.beta_1)
-        return Learn(learn, learn_rows), Drift(move, factor, epsilon, steady, move_rows, catch_up)
+        drift = Drift(move, factor, epsilon, steady, catch_up)
+        return Learn(learn, learn_rows, step_dense), drift
 
     def derive(self, averages: dict[str, Array]) -> None:
         xp.sqrt(averages["v"], out=averages["root"])

@@ -23,7 +23,6 @@ from minirnn.base import RowGradient
 
 BLOCK = 32_768  # numbers updated at a time: with their averages they fit in the second-level cache
 LIVE_BLOCK = 4_096  # numbers of a table that rest or are updated together
-FIRST = np.zeros(1, dtype=np.int64)
 SMALL = 16_384  # parameters below this size are updated together, in one go
 
 
@@ -32,10 +31,12 @@ class Learn(NamedTuple):
 
     take_in: `take_in(g, slots, scratch)` → what to subtract from the weights, or None.
     rows: the same for rows of tables, compiled: `rows(ids, g, *tables)`; None where there is none.
+    dense: both rules of the step for any stretch of numbers, compiled: `dense(weights, g, *slots)`.
     """
 
     take_in: Callable[[Array, list[Array], list[Array]], Array | None]
     rows: Callable[..., None] | None = None
+    dense: Callable[..., None] | None = None
 
     def __call__(self, g: Array, slots: list[Array], scratch: list[Array]) -> Array | None:
         return self.take_in(g, slots, scratch)
@@ -49,16 +50,14 @@ class Drift(NamedTuple):
     factor, epsilon: those of this step.
     steady: whether epsilon changes so slowly that one move, with the sum of the factors and the
         mean of the epsilons, can stand for the moves of many steps.
-    rows: the same for rows of a table, compiled: `rows(ids, weights, tables, factors, epsilons)`.
-    waiting: the same for rows that wait, compiled: `waiting(ids, weights, tables, had_factors,
-        had_weighted, factors, weighted)`.
+    waiting: the same for rows of a table that wait, compiled: `waiting(ids, weights, tables,
+        had_factors, had_weighted, factors, weighted)`.
     """
 
     move: Callable[[list[Array], list[Array], Any, Any], Array]
     factor: float
     epsilon: float = 0.0
     steady: bool = True
-    rows: Callable[..., None] | None = None
     waiting: Callable[..., None] | None = None
 
     def __call__(self, slots: list[Array], scratch: list[Array]) -> Array:
@@ -134,12 +133,8 @@ class Part:
 
     def step_dense(self, gradient: Array, learn: Learn, drift: Drift | None, scratch: list) -> None:
         flat_slots = list(self.slots.values())
-        if self.in_float32 and learn.rows is not None and drift is not None:
-            terms = [np.array([term], np.float32) for term in (drift.factor, drift.epsilon)]
-            for start, stop in self.all_blocks:  # each block is a table of one row
-                slots = [flat[None, start:stop] for flat in flat_slots]
-                learn.rows(FIRST, gradient[None, start:stop], *slots)
-                drift.rows(FIRST, self.weights[None, start:stop], slots, *terms)
+        if self.in_float32 and learn.dense is not None:
+            learn.dense(self.weights, gradient, *flat_slots)
             return
         for start, stop in self.all_blocks:
             weights = self.weights[start:stop]

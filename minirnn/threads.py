@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ ENVIRONMENT_VARIABLE = "MINIRNN_THREADS"
 WORTH_A_THREAD = 50_000  # with less work than this, handing it over costs more than it saves
 
 Result = TypeVar("Result")
+_lock = threading.Lock()
 
 
 def side_by_side(task: Callable[[int], Result], work: int) -> tuple[Result, Result]:
@@ -41,16 +41,77 @@ def side_by_side(task: Callable[[int], Result], work: int) -> tuple[Result, Resu
 
 
 def _at_once(task: Callable[[int], Result]) -> tuple[Result, Result]:
+    helper = _idle_helper()
+    if helper is None:
+        return task(0), task(1)
     # The caller's context goes along: np.errstate is part of it.
-    second = _worker(os.getpid()).submit(contextvars.copy_context().run, task, 1)
+    helper.start(contextvars.copy_context(), task)
     try:
         first = task(0)
     finally:
-        begun = not second.cancel()
-        if begun:
-            second.exception()  # wait, whatever happened here
-    # Waiting for a free thread could take forever: all may be at tasks that wait like this one.
-    return first, second.result() if begun else task(1)
+        try:
+            second, error = helper.result()
+        except BaseException:  # an interrupt while we wait: leave this helper to itself
+            _helpers.remove(helper)
+            raise
+        _idle.append(helper)
+    if error is not None:
+        raise error
+    return first, second
+
+
+class _Helper:
+    """A second thread, to which two locks hand over and back: an executor takes twice the time for
+    that, which counts where a task lasts less than a millisecond."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.job: Any = None
+        self.given, self.done = threading.Lock(), threading.Lock()
+        self.given.acquire(), self.done.acquire()
+        threading.Thread(target=self._work, name="minirnn", daemon=True).start()
+
+    def start(self, context: contextvars.Context, task: Callable[[int], Any]) -> None:
+        self.job = context, task
+        self.given.release()
+
+    def result(self) -> tuple[Any, BaseException | None]:
+        self.done.acquire()
+        result, self.job = self.job, None  # what was computed lives no longer than its owner wants
+        return result
+
+    def _work(self) -> None:
+        while True:
+            self.given.acquire()
+            context, task = self.job
+            try:
+                self.job = context.run(task, 1), None
+            except BaseException as error:  # it is the caller's
+                self.job = None, error
+            del context, task
+            self.done.release()
+
+
+_idle: list[_Helper] = []
+_helpers: list[_Helper] = []
+HELPERS = 2  # in nested calls, and those of several threads, at most so many work at a time
+
+
+def _idle_helper() -> _Helper | None:
+    """A helper that has nothing to do; None if all are at work."""
+    try:
+        while True:
+            helper = _idle.pop()
+            if helper.process == os.getpid():  # a fork does not take threads along
+                return helper
+    except IndexError:
+        pass
+    with _lock:
+        _helpers[:] = [helper for helper in _helpers if helper.process == os.getpid()]
+        if len(_helpers) >= HELPERS:
+            return None
+        _helpers.append(_Helper())
+        return _helpers[-1]
 
 
 class OneBlasThread:
@@ -92,7 +153,6 @@ class OneBlasThread:
                 self.limit = None
 
 
-_lock = threading.Lock()
 _keeping: list[None] = []  # one entry for each who is within `keep_limits`
 ONE_BLAS_THREAD, ONE_BLAS_THREAD_IN_LOOPS = OneBlasThread(), OneBlasThread(loops_only=True)
 
@@ -135,9 +195,3 @@ def threads() -> int:
     if not value:
         return min(2, os.cpu_count() or 1)
     return whole_number(ENVIRONMENT_VARIABLE, int(value) if value.isdecimal() else value)
-
-
-@functools.lru_cache(maxsize=1)
-def _worker(process: int) -> ThreadPoolExecutor:
-    """A thread of this process: a fork does not take threads along."""
-    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="minirnn")

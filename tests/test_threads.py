@@ -185,6 +185,31 @@ def test_after_an_error_no_task_is_left_to_begin_later():
     assert asked == [0]
 
 
+def test_a_helper_whose_caller_is_interrupted_is_given_up(monkeypatch):
+    side_by_side(lambda k: k, ENOUGH)
+    release, ended = threading.Event(), threading.Event()
+
+    def task(k):
+        if k:
+            release.wait(PATIENCE)
+            ended.set()
+        return k
+
+    def interrupted(helper):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(threads._Helper, "result", interrupted)
+        side_by_side(task, ENOUGH)
+    # Others do the work meanwhile, and what the one left alone computes goes nowhere.
+    for _ in range(3):
+        assert side_by_side(lambda k: (k, threading.get_ident()), ENOUGH)[1][0] == 1
+    release.set()
+    assert ended.wait(PATIENCE)
+    assert side_by_side(lambda k: k, ENOUGH) == (0, 1)
+    assert len(threads._helpers) <= threads.HELPERS
+
+
 def test_tasks_within_tasks_come_to_an_end():
     code = f"""
 import threading
@@ -316,13 +341,13 @@ ROWS, TIME, FEATURES, UNITS = 37, 41, 23, 19
 
 def counted(monkeypatch):
     """A list that grows with every task that is handed over."""
-    calls, worker = [], threads._worker
+    calls, at_once = [], threads._at_once
 
-    def counting(process):
-        calls.append(process)
-        return worker(process)
+    def counting(task):
+        calls.append(task)
+        return at_once(task)
 
-    monkeypatch.setattr(threads, "_worker", counting)
+    monkeypatch.setattr(threads, "_at_once", counting)
     return calls
 
 
