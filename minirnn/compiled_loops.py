@@ -25,7 +25,11 @@ ONE_THREAD_AT_MOST = 200_000  # OpenBLAS does a product of fewer multiplications
 
 
 class Loops(NamedTuple):
-    """What stands in for the methods of the same names of a cell."""
+    """What stands in for the methods of the same names of a cell.
+
+    Derivatives are not worth a pass of their own here: `local_derivatives` makes room for da, and
+    hands on what `steps_backward` needs to compute it.
+    """
 
     steps: Callable[..., None]
     local_derivatives: Callable[..., tuple[Array, ...]]
@@ -63,16 +67,23 @@ def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
         with one_blas_thread(packing, U):
             kernels.simple_rnn(a, U, history[0], packing.shape[0], packing.plan)
 
+    def local_derivatives(
+        state_prev: State, state: State, saved: tuple[Array, ...], drop: None
+    ) -> tuple[Array, ...]:
+        (h,) = state
+        da = np.empty_like(h)
+        return da, da, h
+
     def steps_backward(
         dstate: State, dstates: Any, local: Any, packing: Packing, drop: None = None
     ) -> None:
         U_T = np.ascontiguousarray(cell.params["recurrent_kernel"].T)
-        (da, _), (dh,), (dh_t,) = local, dstate, dstates
+        (da, _, h), (dh,), (dh_t,) = local, dstate, dstates
         given = dh_t is not None
         with one_blas_thread(packing, U_T):
-            kernels.simple_rnn_backward(da, U_T, dh, dh_t if given else da, given, packing.plan)
+            kernels.simple_rnn_backward(da, h, U_T, dh, dh_t if given else da, given, packing.plan)
 
-    return Loops(steps, cell.local_derivatives, steps_backward)
+    return Loops(steps, local_derivatives, steps_backward)
 
 
 def _lstm(cell: Cell, kernels: Any) -> Loops:
@@ -86,19 +97,19 @@ def _lstm(cell: Cell, kernels: Any) -> Loops:
     def local_derivatives(
         state_prev: State, state: State, saved: tuple[Array, ...], drop: None
     ) -> tuple[Array, ...]:
-        gates, tanh_c = saved
-        da, dc_dh = np.empty_like(gates), np.empty_like(tanh_c)
-        kernels.lstm_local_derivatives(gates, tanh_c, state_prev[1], da, dc_dh)
-        return da, da, dc_dh, gates[:, cell.units : 2 * cell.units]
+        (_, c_prev), (gates, tanh_c) = state_prev, saved
+        da = np.empty_like(gates)
+        return da, da, gates, tanh_c, c_prev
 
     def steps_backward(
         dstate: State, dstates: Any, local: Any, packing: Packing, drop: None = None
     ) -> None:
         U_T = np.ascontiguousarray(cell.params["recurrent_kernel"].T)
-        da, _, dc_dh, f = local
-        dh, dc = dstate
-        dh_t, dc_t = (dc_dh if d is None else d for d in dstates)
+        da, _, gates, tanh_c, c_prev = local
+        dh_t, dc_t = (da if d is None else d for d in dstates)
         h_given, c_given = (d is not None for d in dstates)
-        kernels.lstm_backward(da, U_T, dc_dh, f, dh, dc, dh_t, h_given, dc_t, c_given, packing.plan)
+        given = dh_t, h_given, dc_t, c_given
+        with one_blas_thread(packing, U_T):
+            kernels.lstm_backward(da, gates, tanh_c, c_prev, U_T, *dstate, *given, packing.plan)
 
     return Loops(steps, local_derivatives, steps_backward)

@@ -143,7 +143,7 @@ def simple_rnn(a, U, history, B, plan):
 
 
 @compiled
-def simple_rnn_backward(da, U_T, dh, dh_given, given, plan):
+def simple_rnn_backward(da, h, U_T, dh, dh_given, given, plan):
     units = U_T.shape[1]
     for s in range(plan.shape[0] - 1, -1, -1):
         k, n, first, move = plan[s]
@@ -153,10 +153,10 @@ def simple_rnn_backward(da, U_T, dh, dh_given, given, plan):
                 for r in range(n):
                     for j in range(units):
                         dh[r, j] += dh_given[block + r, j]
-            da_t, dh_t = flat(da, block, n), flat(dh, 0, n)
+            da_t, h_t, dh_t = flat(da, block, n), flat(h, block, n), flat(dh, 0, n)
             for j in range(n * units):
-                da_t[j] *= dh_t[j]  #                       2   da = dh ⊙ tanh'(a)
-            np.dot(da[block : block + n], U_T, dh[:n])  #   1   dh_{t-1} = da Uᵀ
+                da_t[j] = dh_t[j] * (ONE - h_t[j] * h_t[j])  # 2   da = dh ⊙ tanh'(a)
+            np.dot(da[block : block + n], U_T, dh[:n])  #      1   dh_{t-1} = da Uᵀ
 
 
 # --- LSTM -----------------------------------------------------------------------------------------
@@ -189,33 +189,16 @@ def lstm(a, U, half, shift, h_history, c_history, tanh_c_all, B, plan):
 
 
 @compiled
-def lstm_local_derivatives(gates, tanh_c, c_prev, da, dc_dh):
-    N, units = tanh_c.shape
-    for s in range(N):
-        y, d, tc, cp, dc = gates[s], da[s], tanh_c[s], c_prev[s], dc_dh[s]
-        i, f, g, o = y[:units], y[units : 2 * units], y[2 * units : 3 * units], y[3 * units :]
-        d_i, d_f = d[:units], d[units : 2 * units]
-        d_g, d_o = d[2 * units : 3 * units], d[3 * units :]
-        for j in range(units):
-            d_i[j] = i[j] * (ONE - i[j]) * g[j]  #          2 3   σ'(a_i) ⊙ dc/di
-            d_f[j] = f[j] * (ONE - f[j]) * cp[j]  #         2 3   σ'(a_f) ⊙ dc/df
-            d_g[j] = (ONE - g[j] * g[j]) * i[j]  #          2 3   tanh'(a_g) ⊙ dc/dg
-            d_o[j] = o[j] * (ONE - o[j]) * tc[j]  #         2 5   σ'(a_o) ⊙ dh/do
-            dc[j] = o[j] * (ONE - tc[j] * tc[j])  #         5 4   o ⊙ tanh'(c_t)
-
-
-@compiled
-def lstm_backward(da, U_T, dc_dh, f, dh, dc, dh_given, h_given, dc_given, c_given, plan):
+def lstm_backward(
+    da, gates, tanh_c, c_prev, U_T, dh, dc, dh_given, h_given, dc_given, c_given, plan
+):
     units = U_T.shape[1]
     for s in range(plan.shape[0] - 1, -1, -1):
         k, n, first, move = plan[s]
         for t in range(k - 1, -1, -1):
             block = first + t * move
             for r in range(n):
-                da_t, dh_r, dc_r = da[block + r], dh[r], dc[r]
-                dc_dh_t, f_t = dc_dh[block + r], f[block + r]
-                da_i, da_f = da_t[:units], da_t[units : 2 * units]
-                da_g, da_o = da_t[2 * units : 3 * units], da_t[3 * units :]
+                dh_r, dc_r = dh[r], dc[r]
                 if h_given:
                     given = dh_given[block + r]
                     for j in range(units):
@@ -224,11 +207,18 @@ def lstm_backward(da, U_T, dc_dh, f, dh, dc, dh_given, h_given, dc_given, c_give
                     given = dc_given[block + r]
                     for j in range(units):
                         dc_r[j] += given[j]
+                gate, da_t = gates[block + r], da[block + r]
+                tanh_c_t, c = tanh_c[block + r], c_prev[block + r]
+                i, f = gate[:units], gate[units : 2 * units]
+                g, o = gate[2 * units : 3 * units], gate[3 * units :]
+                da_i, da_f = da_t[:units], da_t[units : 2 * units]
+                da_g, da_o = da_t[2 * units : 3 * units], da_t[3 * units :]
                 for j in range(units):
-                    dc_t = dc_r[j] + dh_r[j] * dc_dh_t[j]  #  5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
-                    da_i[j] *= dc_t  #                        3 2
-                    da_f[j] *= dc_t
-                    da_g[j] *= dc_t
-                    da_o[j] *= dh_r[j]  #                     5 2
-                    dc_r[j] = dc_t * f_t[j]  #                  3   dc_{t-1} = dc_t ⊙ f
-            np.dot(da[block : block + n], U_T, dh[:n])  #     1   dh_{t-1} = da Uᵀ
+                    da_o[j] = dh_r[j] * tanh_c_t[j] * o[j] * (ONE - o[j])  #       5 2
+                    dc_dh = o[j] * (ONE - tanh_c_t[j] * tanh_c_t[j])
+                    dc_t = dc_r[j] + dh_r[j] * dc_dh  #  5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
+                    da_i[j] = dc_t * g[j] * i[j] * (ONE - i[j])  #                 3 2
+                    da_f[j] = dc_t * c[j] * f[j] * (ONE - f[j])
+                    da_g[j] = dc_t * i[j] * (ONE - g[j] * g[j])
+                    dc_r[j] = dc_t * f[j]  #               3   dc_{t-1} = dc_t ⊙ f
+            np.dot(da[block : block + n], U_T, dh[:n])  #  1   dh_{t-1} = da Uᵀ

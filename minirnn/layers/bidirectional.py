@@ -9,7 +9,7 @@ from minirnn.backend import Array, xp
 from minirnn.base import Layer, Shape
 from minirnn.compiled_loops import loops
 from minirnn.dropout import draw_dropout
-from minirnn.layers.recurrent import RNN, gradients_of_states
+from minirnn.layers.recurrent import RNN, gradients_of_states, last_states
 from minirnn.packing import Mask, Packed, Packing, packs
 from minirnn.threads import side_by_side
 from minirnn.timeloop import LoopCache, run, run_backward
@@ -131,12 +131,12 @@ class Bidirectional(Layer):
         # NumPy's many small calls want the interpreter's lock all the time: one thread is faster.
         work = 0 if self_made else N * (F + options.units)
         runs = side_by_side(walk, work)
-        finals = [tuple(h[loop.packing.final] for h in loop.history) for loop in runs]
         if options.stateful:
-            first.states, second.states = (tuple(s.copy() for s in way) for way in finals)
-        # Both directions show their steps in one order, that of the packing.
-        shown = [loop.history[0][B:] for loop in runs]
-        ys = shown if self.return_sequences else [states[0] for states in finals]
+            first.states, second.states = (last_states(loop) for loop in runs)
+        if self.return_sequences:  # both directions show them in one order, that of the packing
+            ys = [loop.history[0][B:] for loop in runs]
+        else:
+            ys = [loop.history[0][loop.packing.final] for loop in runs]
         y = self._merge(*ys)
         if packing is not None:
             y = Packed(y, packing)
@@ -145,7 +145,8 @@ class Bidirectional(Layer):
         cache = runs, drop_x, initial_state is not None, ys, work, isinstance(x, Packed)
         if not self.return_state:
             return y, cache
-        return ((*y,) if self.merge_mode is None else (y,)) + finals[0] + finals[1], cache
+        states = sum(map(last_states, runs), ())
+        return ((*y,) if self.merge_mode is None else (y,)) + states, cache
 
     def backward(self, dy: Any, cache: Any) -> tuple[Any, dict[str, Array]]:
         """As `RNN.backward`; grads under the names of both copies."""

@@ -193,9 +193,8 @@ class RNN(Layer):
             steps = steps * drop_x[walked.rows]
         loop = run(self.cell, steps, walked, state, drop_h)
 
-        states = tuple(h[walked.final] for h in loop.history)
         if self.stateful:
-            self.states = tuple(state.copy() for state in states)
+            self.states = last_states(loop)
         if packing is not None:
             y = Packed(loop.history[0][B:], packing)
         elif self.return_sequences:
@@ -203,9 +202,9 @@ class RNN(Layer):
             if self.go_backwards:
                 y = xp.ascontiguousarray(y[:, ::-1])
         else:
-            y = states[0].copy() if self.return_state else states[0]
+            y = loop.history[0][walked.final]
         cache = RecurrentCache(loop, drop_x, initial_state is not None, isinstance(x, Packed))
-        return ((y, *states) if self.return_state else y), cache
+        return ((y, *last_states(loop)) if self.return_state else y), cache
 
     def backward(self, dy: Any, cache: RecurrentCache) -> tuple[Any, dict[str, Array]]:
         """dx (batch, time, features) and the gradients of the weights.
@@ -340,6 +339,11 @@ class GRU(RNN):
 
 
 # --- what a layer shows of the states it went through ---------------------------------------------
+
+
+def last_states(loop: LoopCache) -> State:
+    """Of each row, (batch, units), in the order of the batch: new arrays."""
+    return tuple(states[loop.packing.final] for states in loop.history)
 
 
 def show_steps(h: Array, packing: Packing, zero_masked: bool) -> Array:
