@@ -78,11 +78,10 @@ def run_backward(
     loop = loops(cell, saved[0].dtype, drop)
     local = loop.local_derivatives(state_prev, state, saved, drop_all)
 
-    dstate = tuple(
-        xp.zeros_like(states[:B]) if d is None else d[packing.order]
-        for states, d in zip(history, dfinal, strict=True)
-    )
-    dstate = tuple(xp.array(d, dtype=history[0].dtype, order="C") for d in dstate)
+    dstate = tuple(xp.zeros((B, cell.units), history[0].dtype) for _ in history)
+    for started, d in zip(dstate, dfinal, strict=True):
+        if d is not None:
+            started[...] = d[packing.order]
     dstates = tuple(None if d is None else d[B:] for d in dhistory)
     loop.steps_backward(dstate, dstates, local, packing, drop)
 
