@@ -11,7 +11,7 @@ from minirnn.backend import Array, floatx, to_device, to_host, xp
 from minirnn.base import Layer, RowGradient, Shape
 from minirnn.checks import all_within, numbers, whole_number
 from minirnn.compiled import grouped_sums
-from minirnn.packing import Mask, Packed, Packing, packs
+from minirnn.packing import Mask, Packed, Packing, full_mask, packs
 
 
 class Embedding(Layer):
@@ -207,4 +207,5 @@ def mask_of_ids(name: str, ids: Any) -> Mask:
         raise ValueError(
             f"{name}: mask_zero needs ids of shape (batch, time), received {ids.shape}"
         )
-    return Mask(ids != 0)
+    real = ids != 0
+    return full_mask(*ids.shape) if real.all() else Mask(real)  # one text alone has no padding
