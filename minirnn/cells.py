@@ -425,17 +425,19 @@ class LSTMCell(GatedCell):
         U_T = xp.ascontiguousarray(self.params["recurrent_kernel"].T)
         dot, multiply = xp.dot, xp.multiply
         part = xp.empty_like(dstate[1])
-        for_c, for_o = da[:, : 3 * self.units], da[:, 3 * self.units :]
-        walk = packing.walk_back([da, for_c, for_o, dc_dh, f, *dstates], [*dstate, part, drop])
-        for da, da_ifg, da_o, dc_dh, f, dh_t, dc_t, dh, dc, part, drop in walk:
+        by_gate = da.reshape(len(da), 4, self.units)
+        walk = packing.walk_back(
+            [da, by_gate[:, :3], by_gate[:, 3], dc_dh, f, *dstates],
+            [*dstate, dstate[1][:, None], part, drop],
+        )
+        for da, da_ifg, da_o, dc_dh, f, dh_t, dc_t, dh, dc, dc_thrice, part, drop in walk:
             if dh_t is not None:
                 dh += dh_t
             if dc_t is not None:
                 dc += dc_t
             multiply(dh, dc_dh, part)
             dc += part  #                             5 4   dc_t += dh ⊙ o ⊙ tanh'(c_t)
-            by_gate = da_ifg.reshape(-1, 3, self.units)
-            by_gate *= dc[:, None]  #                 3 2   da_i, da_f, da_g
+            da_ifg *= dc_thrice  #                    3 2   da_i, da_f, da_g
             da_o *= dh  #                             5 2   da_o
             dot(da, U_T, dh)  #                         1   dh_{t-1} = da Uᵀ
             if drop is not None:
@@ -548,13 +550,15 @@ class GRUCell(GatedCell):
         U_T = xp.ascontiguousarray(self.params["recurrent_kernel"].T)
         dot, multiply = xp.dot, xp.multiply
         through = xp.empty_like(dstate[0])
-        walk = packing.walk_back([*local, *dstates], [*dstate, through, drop])
-        for da, du, z, dh_t, dh, through, drop in walk:
+        by_gate = [d.reshape(len(d), 3, self.units) for d in local[:2]]
+        walk = packing.walk_back(
+            [*by_gate, *local[1:], *dstates], [*dstate, dstate[0][:, None], through, drop]
+        )
+        for da_zrh, du_zrh, du, z, dh_t, dh, dh_thrice, through, drop in walk:
             if dh_t is not None:
                 dh += dh_t
-            for d in (da, du):
-                by_gate = d.reshape(-1, 3, self.units)
-                by_gate *= dh[:, None]  #           4 3 2   da, du = dh ⊙ local derivatives
+            da_zrh *= dh_thrice  #                  4 3 2   da, du = dh ⊙ local derivatives
+            du_zrh *= dh_thrice
             multiply(dh, z, through)
             dot(du, U_T, dh)  #                         1   du Uᵀ
             if drop is not None:

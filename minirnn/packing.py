@@ -265,7 +265,7 @@ class Packing:
         last = [history[: 0 if self.reverse else B] for history in histories]
         for k, n, block in self._walked():
             along = [self._by_step(array, block, k, n) for array in steps]
-            after = [self._by_step(history, B + block, k, n) for history in histories]
+            after = [list(self._by_step(history, B + block, k, n)) for history in histories]
             before = []
             for i, (history, views) in enumerate(zip(histories, after, strict=True)):
                 start = last[i][:n]
@@ -285,14 +285,14 @@ class Packing:
             yield from zip(*backwards, *_prefixes(rows, n, k), strict=True)
 
     def _by_step(self, array: Array | None, start: int, k: int, n: int) -> Any:
-        """Rows `start` to `start + k * n` of (rows, width), as k views (n, width), in the order
-        walked; or None k times."""
+        """Rows `start` to `start + k * n` of (rows, ...), as k views (n, ...), in the order walked;
+        or None k times."""
         if array is None:
             return (None,) * k
         block = array[start : start + k * n]
         if k == 1:
             return (block,)
-        views = block.reshape(k, n, -1)
+        views = block.reshape(k, n, *array.shape[1:])
         return views[::-1] if self.reverse else views
 
 

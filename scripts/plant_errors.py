@@ -267,8 +267,8 @@ ERRORS = [
     Error(
         "gru: gradient from outside the loop not added",
         "cells.py",
-        "                dh += dh_t\n            for d in",
-        "                dh[...] = dh_t\n            for d in",
+        "                dh += dh_t\n            da_zrh",
+        "                dh[...] = dh_t\n            da_zrh",
         (LOOP,),
     ),
     Error(
@@ -507,8 +507,8 @@ ERRORS = [
     Error(
         "steps and rows exchanged in a stretch",
         "packing.py",
-        "block.reshape(k, n, -1)",
-        "block.reshape(n, k, -1).swapaxes(0, 1)",
+        "block.reshape(k, n, *array.shape[1:])",
+        "block.reshape(n, k, *array.shape[1:]).swapaxes(0, 1)",
         (PACKING,),
     ),
     Error(

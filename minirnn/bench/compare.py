@@ -165,12 +165,14 @@ def ratios(table: dict[str, dict[str, Any]], order: str, ours: str) -> dict[str,
 def compare(
     data: Any, count: int, rounds: int, orders: list[str], models: Iterable[str] = tuple(LESSONS)
 ) -> dict[str, Any]:
-    """All figures of the models, by order: `train`, `infer` (a batch), `one` (a row)."""
+    """All figures of the models, by order: `train`, `infer` (a batch), `one` (a row), `all` (7,600
+    rows, as many as the test set has, in batches of 100)."""
     results: dict[str, Any] = {}
     for model in models:
         lesson = LESSONS[model]
-        batches = batches_of(lesson, data, count)
         for order in orders:
+            all_rows = order == "all"
+            batches = batches_of(lesson, data, *((76, 100) if all_rows else (count,)))
             settings = settings_of(lesson, training=order == "train")
             table = in_turn(model, settings, batches, [order], rounds)
             results.setdefault(model, {})[order] = {

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     tasks = {
         "steps": lambda: compare.compare(data, args.batches, args.rounds, ["train"], args.models),
         "inference": lambda: compare.compare(
-            data, args.batches, args.rounds, ["infer", "one"], args.models
+            data, args.batches, args.rounds, ["infer", "one", "all"], args.models
         ),
         "limits": lambda: limits.floors(args.data, args.batches),
         "profile": lambda: {

@@ -3,7 +3,8 @@
     python -m minirnn.bench.worker PEER MODEL BATCHES.npz [OPTION=VALUE ...]
 
 Orders: `train` (one pass over the batches; the answer is the seconds of each step), `infer`, `one`
-(a single row at a time), `memory` (peak resident bytes), `quit`.
+(a single row at a time), `all` (the seconds of predicting all batches together), `memory` (peak
+resident bytes), `quit`.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def main(arguments: list[str]) -> None:
         ),
         "infer": lambda: seconds_of(peer.infer, inferred),
         "one": lambda: seconds_of(peer.infer, singles),
+        "all": lambda: [sum(seconds_of(peer.infer, inferred))],
         "memory": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     print(json.dumps({"ready": module.describe()}), flush=True)
