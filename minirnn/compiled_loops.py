@@ -28,10 +28,11 @@ class Loops(NamedTuple):
     """What stands in for the methods of the same names of a cell.
 
     Derivatives are not worth a pass of their own here: `local_derivatives` makes room for da, and
-    hands on what `steps_backward` needs to compute it.
+    hands on what `steps_backward` needs to compute it. `steps` gives the states before each step,
+    (N, U) each: it has them at hand, and looking them up later takes longer.
     """
 
-    steps: Callable[..., None]
+    steps: Callable[..., State]
     local_derivatives: Callable[..., tuple[Array, ...]]
     steps_backward: Callable[..., None]
 
@@ -62,10 +63,12 @@ def one_blas_thread(packing: Packing, U: np.ndarray) -> Any:
 
 
 def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
-    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
+    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> State:
         U = np.ascontiguousarray(cell.params["recurrent_kernel"])
+        h_prev = np.empty_like(a)
         with one_blas_thread(packing, U):
-            kernels.simple_rnn(a, U, history[0], packing.shape[0], packing.plan)
+            kernels.simple_rnn(a, U, history[0], h_prev, packing.shape[0], packing.plan)
+        return (h_prev,)
 
     def local_derivatives(
         state_prev: State, state: State, saved: tuple[Array, ...], drop: None
@@ -87,12 +90,14 @@ def _simple_rnn(cell: Cell, kernels: Any) -> Loops:
 
 
 def _lstm(cell: Cell, kernels: Any) -> Loops:
-    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> None:
+    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: None = None) -> State:
         U = np.ascontiguousarray(cell.params["recurrent_kernel"])
         B = packing.shape[0]
         half, shift = sigmoid_as_tanh(a, B)
+        before = tuple(np.empty_like(*kept) for _ in history)
         with one_blas_thread(packing, U):
-            kernels.lstm(a, U, half, shift, *history, *kept, B, packing.plan)
+            kernels.lstm(a, U, half, shift, *history, *before, *kept, B, packing.plan)
+        return before
 
     def local_derivatives(
         state_prev: State, state: State, saved: tuple[Array, ...], drop: None

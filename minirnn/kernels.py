@@ -126,7 +126,7 @@ def adam_catch_up(ids, w, m, root, had_factors, had_weighted, factors, weighted)
 
 
 @compiled
-def simple_rnn(a, U, history, B, plan):
+def simple_rnn(a, U, history, before, B, plan):
     units = U.shape[0]
     h, u = history[:B].copy(), np.empty((B, units), a.dtype)  # h_{t-1}, then h_t, of every row
     for s in range(plan.shape[0]):
@@ -134,7 +134,9 @@ def simple_rnn(a, U, history, B, plan):
         for _ in range(k):
             np.dot(h[:n], U, u[:n])
             a_t, u_t, h_t = flat(a, block, n), flat(u, 0, n), flat(h, 0, n)
-            kept = flat(history, B + block, n)
+            kept, h_prev = flat(history, B + block, n), flat(before, block, n)
+            for j in range(n * units):
+                h_prev[j] = h_t[j]
             for j in range(n * units):
                 h_t[j] = tanh(a_t[j] + u_t[j])  #         1 2   h_t = tanh(x_t W + b + h_{t-1} U)
             for j in range(n * units):
@@ -163,7 +165,7 @@ def simple_rnn_backward(da, h, U_T, dh, dh_given, given, plan):
 
 
 @compiled
-def lstm(a, U, half, shift, h_history, c_history, tanh_c_all, B, plan):
+def lstm(a, U, half, shift, h_history, c_history, h_before, c_before, tanh_c_all, B, plan):
     """half, shift (B, 4 * U): what makes tanh the sigmoid of i, f and o; see LSTMCell."""
     units, width = U.shape
     h, c_all = h_history[:B].copy(), c_history[:B].copy()  # h_{t-1}, then h_t, of every row
@@ -178,8 +180,11 @@ def lstm(a, U, half, shift, h_history, c_history, tanh_c_all, B, plan):
             for r in range(n):
                 gate, tanh_c, c, h_r = a[block + r], tanh_c_all[block + r], c_all[r], h[r]
                 c_t, h_t = c_history[B + block + r], h_history[B + block + r]
+                c_prev, h_prev = c_before[block + r], h_before[block + r]
                 i, f = gate[:units], gate[units : 2 * units]
                 g, o = gate[2 * units : 3 * units], gate[3 * units :]
+                for j in range(units):
+                    c_prev[j], h_prev[j] = c[j], h_r[j]
                 for j in range(units):
                     c[j] = f[j] * c[j] + i[j] * g[j]  #       3   c_t = f ⊙ c_{t-1} + i ⊙ g
                     tanh_c[j] = tanh(c[j])  #                 4   tanh(c_t)

@@ -19,13 +19,18 @@ from minirnn.packing import Packing
 
 
 class LoopCache(NamedTuple):
-    """What `run_backward` needs to know of a run; `drop` has its rows in the packing's order."""
+    """What `run_backward` needs to know of a run.
+
+    drop: rows in the packing's order. before: the states before each step, (N, U) each, if the loop
+    has kept them.
+    """
 
     x: Array
     packing: Packing
     history: State
     saved: tuple[Array, ...]
     drop: Array | None
+    before: State | None = None
 
 
 def run(
@@ -48,8 +53,8 @@ def run(
         states[:B] = first[packing.order]
     kept = tuple(xp.empty((N, size), a.dtype) for size in cell.saved_sizes())
     drop_sorted = None if drop is None else drop[packing.order]
-    loops(cell, a.dtype, drop_sorted).steps(a, history, kept, packing, drop_sorted)
-    return LoopCache(x, packing, history, (a, *kept), drop_sorted)
+    before = loops(cell, a.dtype, drop_sorted).steps(a, history, kept, packing, drop_sorted)
+    return LoopCache(x, packing, history, (a, *kept), drop_sorted, before)
 
 
 def run_backward(
@@ -70,9 +75,9 @@ def run_backward(
         dx (N, F); the gradients of the initial state, rows in the order of the batch; and
         those of the weights, with the keys of `cell.params`.
     """
-    x, packing, history, saved, drop = cache
+    x, packing, history, saved, drop, before = cache
     B = len(packing.order)
-    state_prev = tuple(packing.states_before(states) for states in history)
+    state_prev = before or tuple(packing.states_before(states) for states in history)
     state = tuple(states[B:] for states in history)
     drop_all = None if drop is None else drop[packing.ranks]
     loop = loops(cell, saved[0].dtype, drop)

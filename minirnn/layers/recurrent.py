@@ -360,10 +360,10 @@ def show_steps_backward(dy: Array | Packed, packing: Packing, zero_masked: bool)
     """
     B, T = packing.shape
     steps = dy.steps if isinstance(dy, Packed) else dy
-    dh = xp.zeros((B + len(packing), dy.shape[-1]), steps.dtype)
     if isinstance(dy, Packed):
-        dh[B:] = steps
-    elif zero_masked or not packing.repeats:
+        return xp.concatenate([xp.zeros((B, dy.shape[-1]), steps.dtype), steps])
+    dh = xp.zeros((B + len(packing), dy.shape[-1]), steps.dtype)
+    if zero_masked or not packing.repeats:
         dh[B:] = packing.pack(dy)
     else:
         flat = dy.reshape(B * T, dy.shape[-1])
