@@ -18,6 +18,7 @@ from minirnn import (
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
 from minirnn.gradcheck import gradcheck
+from minirnn.invariance import check_padding_invariance
 from minirnn.layers import Input
 from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
@@ -32,6 +33,7 @@ __all__ = [
     "Sequential",
     "activations",
     "callbacks",
+    "check_padding_invariance",
     "data",
     "get_backend",
     "gradcheck",

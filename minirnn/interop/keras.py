@@ -1,0 +1,401 @@
+"""Keras 3's files: `.weights.h5` (weights) and `.keras` (configuration, weights, vocabulary).
+
+    keras.load_weights(model, "news.weights.h5")     keras.save_weights(model, "news.weights.h5")
+    model = keras.load("news.keras")                 keras.save(model, "news.keras")
+
+A `.keras` file is a zip archive of JSON and HDF5; reading it makes layers of ours from what the
+JSON says, and runs no code of the file: a layer that minirnn does not have is refused by name.
+Models are `keras.Sequential`, of the layers that both libraries have. The training state (optimizer
+and compile arguments) is left out. Needs h5py, not Keras.
+
+In an h5 file a layer is found by its class and number, `layers/lstm`, `layers/lstm_1`, ..., as in
+Keras, and not by its name.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from minirnn import initializers, layers
+from minirnn.base import Layer, snake_case
+from minirnn.interop.matching import directions, host, put
+from minirnn.layers import RNN, Bidirectional, Input, TextVectorization, TimeDistributed
+from minirnn.models import Sequential
+from minirnn.saving import DAMAGE, FileFormatError, write_whole
+
+WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
+KERAS_VERSION = "3.12.0"  # whose format is written
+
+SAME_NAMES = (
+    "Activation",
+    "Bidirectional",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GRU",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
+    "LSTM",
+    "Masking",
+    "SimpleRNN",
+    "TextVectorization",
+    "TimeDistributed",
+)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
+    """Put the weights of a `.weights.h5` file into a model that is built.
+
+    Raises:
+        ValueError: if a layer is missing in the file or has other shapes.
+        FileFormatError: if it is no such file.
+    """
+    with open(path, "rb") as file:
+        _read_weights(model, file.read(), os.fspath(path))
+
+
+def save_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
+    """Write a `.weights.h5` file that Keras's `load_weights` reads into an equal model."""
+    if not os.fspath(path).endswith(".weights.h5"):
+        raise ValueError(
+            f"path: Keras wants it to end in .weights.h5; received {os.fspath(path)!r}"
+        )
+    write_whole(path, _weights_as_bytes(model))
+
+
+def _read_weights(model: Sequential, content: bytes, source: str) -> None:
+    h5py = _h5py()
+    model.require_built()
+    try:
+        file = h5py.File(io.BytesIO(content), "r")
+    except OSError as error:
+        raise FileFormatError(
+            f"{source}: this is no HDF5 file, or it is damaged ({error})"
+        ) from None
+    with file:
+        found = []
+        for place, layer in _places(model):
+            keys = list(layer.params)
+            group = file.get(f"{place}/vars")
+            stored = sorted(group, key=int) if isinstance(group, h5py.Group) else []
+            if len(stored) != len(keys):
+                raise ValueError(
+                    f"{source}: expected {len(keys)} arrays in {place}/vars (layer "
+                    f"{layer.name!r}), found {len(stored)}; the file has "
+                    f"{', '.join(_groups(file)) or 'no layers'}"
+                )
+            arrays = {key: np.asarray(group[name]) for key, name in zip(keys, stored, strict=True)}
+            for key, value in arrays.items():
+                if value.shape != layer.params[key].shape:
+                    raise ValueError(
+                        f"{source}: {place}/vars has {key} of shape {value.shape}; layer "
+                        f"{layer.name!r} expects {layer.params[key].shape}"
+                    )
+            found.append((layer, arrays))
+        for layer, arrays in found:
+            put(layer, arrays, source)
+
+
+def _groups(file: Any) -> list[str]:
+    return list(file["layers"]) if "layers" in file else []
+
+
+def _weights_as_bytes(model: Sequential) -> bytes:
+    h5py = _h5py()
+    model.require_built()
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_group("layers")
+        for place, layer in _places(model):
+            group = file.create_group(f"{place}/vars")
+            for i, value in enumerate(layer.params.values()):
+                group[str(i)] = host(value)
+    return buffer.getvalue()
+
+
+def _places(model: Sequential, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """Where in the file each layer's weights stand, and the layer."""
+    used: dict[str, int] = {}
+    for layer in model.layers:
+        base = snake_case(type(layer).__name__)
+        number = used[base] = used.get(base, -1) + 1
+        place = f"{path}layers/{base}" + (f"_{number}" if number else "")
+        yield from _places_within(layer, place)
+
+
+def _places_within(layer: Layer, place: str) -> Iterator[tuple[str, Layer]]:
+    if isinstance(layer, Sequential):
+        yield from _places(layer, f"{place}/")
+    elif isinstance(layer, Bidirectional):
+        for way, part in zip(("forward", "backward"), directions(layer), strict=True):
+            yield f"{place}/{way}_layer/cell", part
+    elif isinstance(layer, RNN):
+        yield f"{place}/cell", layer
+    elif isinstance(layer, TimeDistributed):
+        yield from _places_within(layer.layer, f"{place}/layer")
+    elif layer.params:
+        yield place, layer
+
+
+# --- whole models ---------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> Sequential:
+    """The model in a `.keras` file; `compile` it before training.
+
+    Raises:
+        FileFormatError: if it is no such file, is damaged, or holds layers or options that minirnn
+            does not have; it names them.
+    """
+    source = os.fspath(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read(CONFIG))
+            weights = archive.read(WEIGHTS)
+            vocabularies = {
+                name: archive.read(name).decode()
+                for name in archive.namelist()
+                if name.endswith("vocabulary.txt")
+            }
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileFormatError(
+            f"{source}: this is no .keras file, or it is damaged ({error})"
+        ) from None
+    try:
+        model = _model_from(config)
+        _give_vocabulary(model, vocabularies)
+        if not model.built:
+            model.build()
+    except FileFormatError as error:
+        raise FileFormatError(f"{source}: {error}") from None
+    except DAMAGE as error:
+        raise FileFormatError(
+            f"{source}: its configuration makes no sense here ({error})"
+        ) from error
+    _read_weights(model, weights, source)
+    return model
+
+
+def save(model: Sequential, path: str | os.PathLike[str]) -> None:
+    """Write a `.keras` file that `keras.models.load_model` reads.
+
+    Raises:
+        ValueError: for a layer that Keras does not have.
+    """
+    if not os.fspath(path).endswith(".keras"):
+        raise ValueError(f"path: Keras wants it to end in .keras; received {os.fspath(path)!r}")
+    buffer = io.BytesIO()
+    now = datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S")
+    with zipfile.ZipFile(buffer, "w") as archive:
+        metadata = {"keras_version": KERAS_VERSION, "date_saved": now}
+        archive.writestr(METADATA, json.dumps(metadata))
+        archive.writestr(CONFIG, json.dumps(_described(model)))
+        archive.writestr(WEIGHTS, _weights_as_bytes(model))
+    write_whole(path, buffer.getvalue())
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError(
+            'h5py is needed for Keras files: pip install "minirnn[interop]"'
+        ) from None
+    return h5py
+
+
+# --- from Keras's configuration -------------------------------------------------------------------
+
+# Options that minirnn does not have, and the values with which they do nothing.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "unroll": (False, True),  # how it is computed, not what
+    "use_cudnn": ("auto", True, False),
+    "activity_regularizer": (None,),
+    "kernel_regularizer": (None,),
+    "recurrent_regularizer": (None,),
+    "bias_regularizer": (None,),
+    "embeddings_regularizer": (None,),
+    "kernel_constraint": (None,),
+    "recurrent_constraint": (None,),
+    "bias_constraint": (None,),
+    "embeddings_constraint": (None,),
+    "lora_rank": (None,),
+    "lora_alpha": (None,),
+    "quantization_config": (None,),
+    "quantization_mode": (None,),
+    "weights": (None,),
+    "sparse": (False,),
+    "ragged": (False,),
+    "pad_to_max_tokens": (False,),
+    "idf_weights": (None,),
+    "encoding": ("utf-8",),
+    "noise_shape": (None,),
+    "data_format": (None, "channels_last"),
+    "keepdims": (False,),
+    "backward_layer": (None,),
+    "optional": (False,),
+}
+IGNORED = ("dtype", "vocabulary_size", "batch_input_shape", "batch_shape", "input_length")
+
+
+def _model_from(stored: Mapping[str, Any]) -> Sequential:
+    if stored["class_name"] != "Sequential":
+        raise FileFormatError(f"expected a Sequential model, found a {stored['class_name']}")
+    config = stored["config"]
+    model = Sequential(name=config["name"])
+    for entry in config["layers"]:
+        model.add(_layer_from(entry))
+    shape = config.get("build_input_shape")
+    if model.input_shape is None and shape is not None:
+        model.input_shape = tuple(shape)
+    return model
+
+
+def _layer_from(stored: Mapping[str, Any]) -> Layer:
+    kind, config = stored["class_name"], dict(stored["config"])
+    if kind == "InputLayer":
+        shape = config.get("batch_shape") or config["batch_input_shape"]
+        return Input(tuple(shape[1:]))
+    if kind == "Sequential":
+        return _model_from(stored)
+    if kind not in SAME_NAMES:
+        raise FileFormatError(f"minirnn has no layer {kind}")
+    name = config.get("name", kind)
+    made = getattr(layers, kind)
+    if kind == "Bidirectional":
+        backward = config.pop("backward_layer", None)
+        if backward is not None and _differs(config["layer"], backward):
+            raise FileFormatError(f"{name}: minirnn makes the backward layer after the forward one")
+    if "seed" in config and kind != "Dropout":
+        config.pop("seed")
+    arguments = {key: value for key, value in config.items() if key not in IGNORED}
+    _require_float32(name, config.get("dtype"))
+    known = made.from_config  # what the class itself takes is asked of its constructor
+    own = _arguments_of(made)
+    for key in list(arguments):
+        if key in own:
+            arguments[key] = _value_from(arguments[key])
+        elif key in NEUTRAL and arguments[key] in NEUTRAL[key]:
+            del arguments[key]
+        else:
+            raise FileFormatError(f"{name}: {key}={arguments[key]!r} is not an option here")
+    return known(arguments)
+
+
+def _arguments_of(made: type[Layer]) -> set[str]:
+    """The names of the arguments of a layer's class and of its bases."""
+    import inspect
+
+    return {
+        key
+        for base in made.__mro__
+        if issubclass(base, Layer) and "__init__" in vars(base)
+        for key in inspect.signature(base.__init__).parameters
+    } - {"self", "options", "unknown", "cell"}
+
+
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two recurrent layers differ in more than their name, direction and initial values."""
+    drawn = {"name", "go_backwards", "seed"} | {
+        f"{key}_initializer" for key in ("kernel", "recurrent", "bias")
+    }
+    left, right = ({k: v for k, v in e["config"].items() if k not in drawn} for e in (one, other))
+    return (one["class_name"], left) != (other["class_name"], right)
+
+
+def _require_float32(name: str, dtype: Any) -> None:
+    policy = dtype["config"]["name"] if isinstance(dtype, Mapping) else dtype
+    if policy not in (None, "float32", "float64", "int64", "int32", "string"):
+        raise FileFormatError(f"{name}: its dtype is {policy}; minirnn computes float32 or float64")
+
+
+def _value_from(value: Any) -> Any:
+    """An argument as our constructors take it: objects are made, lists are tuples where it says."""
+    if not isinstance(value, Mapping):
+        return value
+    if value.get("class_name") == "__tuple__":
+        return tuple(value["items"]) if "items" in value else tuple(value["config"])
+    module, kind = value.get("module", ""), value.get("class_name")
+    if kind in INITIALIZERS:
+        return INITIALIZERS[kind](**(value.get("config") or {}))
+    if module in ("keras.layers", "keras.models", "keras"):
+        return _layer_from(value)
+    raise FileFormatError(f"minirnn has no {kind}")
+
+
+INITIALIZERS = {made.__name__: made for made in initializers.NAMES.values()}
+INITIALIZERS["OrthogonalInitializer"] = initializers.Orthogonal
+
+
+def _give_vocabulary(model: Sequential, vocabularies: Mapping[str, str]) -> None:
+    vectorizer = model.vectorizer
+    if vectorizer is None or vectorizer.built:
+        return
+    texts = [text for name, text in vocabularies.items() if "text_vectorization" in name]
+    if not texts:
+        raise FileFormatError("the file holds no vocabulary for its TextVectorization layer")
+    words = texts[0].split("\n")
+    vectorizer.set_vocabulary(words[len(vectorizer.special_tokens) :])
+
+
+# --- to Keras's configuration ---------------------------------------------------------------------
+
+
+def _described(model: Sequential) -> dict[str, Any]:
+    shape = model.known_input_shape()
+    entries = [_entry(layer) for layer in model.layers]
+    config: dict[str, Any] = {"name": model.name, "trainable": model.trainable}
+    if shape is not None:
+        if model.vectorizer is not None:
+            dtype = "string"
+        else:
+            ids = bool(model.layers) and isinstance(model.layers[0], layers.Embedding)
+            dtype = "int32" if ids else "float32"
+        input_config = {"batch_shape": list(shape), "dtype": dtype, "name": "input_layer"}
+        entries.insert(0, _serialized("InputLayer", input_config))
+        config["build_input_shape"] = list(shape)
+    config["layers"] = entries
+    return _serialized("Sequential", config, "keras")
+
+
+def _serialized(kind: str, config: dict[str, Any], module: str = "keras.layers") -> dict[str, Any]:
+    return {"module": module, "class_name": kind, "config": config, "registered_name": None}
+
+
+def _entry(layer: Layer) -> dict[str, Any]:
+    if isinstance(layer, Sequential):
+        return _described(layer)
+    kind = type(layer).__name__
+    if kind not in SAME_NAMES:
+        raise ValueError(f"{layer.name}: Keras has no layer {kind}")
+    config = {key: _plain(value) for key, value in layer.get_config().items()}
+    if isinstance(layer, (Bidirectional, TimeDistributed)):
+        config["layer"] = _entry(layer.layer)
+    if isinstance(layer, TextVectorization):
+        config["vocabulary"] = list(layer.get_vocabulary(include_special_tokens=False))
+    return _serialized(kind, config)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, initializers.Initializer):
+        kind = type(value).__name__
+        if INITIALIZERS.get(kind) is not type(value):
+            raise ValueError(f"{value!r}: Keras has no such initializer")
+        return _serialized(kind, value.get_config(), "keras.initializers")
+    if hasattr(value, "name") and hasattr(value, "derivative"):
+        return value.name
+    if isinstance(value, tuple):
+        return list(value)
+    return value

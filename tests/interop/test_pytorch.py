@@ -1,0 +1,283 @@
+"""minirnn beside PyTorch: the same numbers from the same weights, and weights there and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+nn = torch.nn
+
+from minirnn import Input, Sequential, layers, set_random_seed  # noqa: E402
+from minirnn.interop import pytorch  # noqa: E402
+
+KINDS = {
+    "rnn": (nn.RNN, layers.SimpleRNN),
+    "relu": (nn.RNN, layers.SimpleRNN),
+    "lstm": (nn.LSTM, layers.LSTM),
+    "gru": (nn.GRU, layers.GRU),
+}
+CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+
+
+def pair(kind, features, units, depth, both, bias=True, dtype="float64", seed=1):
+    """A PyTorch module with random weights, and our layers with the same ones."""
+    theirs, ours = KINDS[kind]
+    torch.manual_seed(seed)
+    options = {"nonlinearity": "relu"} if kind == "relu" else {}
+    options |= {"num_layers": depth, "bias": bias, "bidirectional": both}
+    module = theirs(features, units, batch_first=True, **options).to(getattr(torch, dtype))
+    activation = {"activation": "relu"} if kind == "relu" else {}
+    model = Sequential([Input((None, features))])
+    for _ in range(depth):
+        layer = ours(units, use_bias=bias, return_sequences=True, **activation)
+        model.add(layers.Bidirectional(layer) if both else layer)
+    model.build()
+    model = model.astype(dtype)
+    pytorch.load_state_dict(model, module.state_dict())
+    return module, model
+
+
+def ragged(rng, rows=5, time=7):
+    lengths = np.sort(rng.integers(1, time + 1, rows))[::-1].copy()
+    lengths[0] = time
+    return lengths, np.arange(time) < lengths[:, None]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    depth=st.integers(1, 3),
+    both=st.booleans(),
+    bias=st.booleans(),
+    packed=st.booleans(),
+    features=st.sampled_from([1, 2, 5]),
+    units=st.sampled_from([1, 3, 4]),
+    seed=st.integers(0, 2**16),
+)
+def test_outputs_and_gradients(kind, depth, both, bias, packed, features, units, seed):
+    rng = np.random.default_rng(seed)
+    module, model = pair(kind, features, units, depth, both, bias, seed=seed)
+    lengths, mask = ragged(rng)
+    x = rng.normal(size=(5, 7, features))
+    dy = rng.normal(size=(5, 7, units * (2 if both else 1)))
+    if packed:
+        dy *= mask[..., None]
+    tensor = torch.tensor(x, requires_grad=True)
+    if packed:
+        inputs = nn.utils.rnn.pack_padded_sequence(tensor, torch.tensor(lengths), batch_first=True)
+        out, _ = module(inputs)
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+    else:
+        out, _ = module(tensor)
+    out.backward(torch.tensor(dy))
+
+    y, cache = model.forward(x, mask=mask if packed else None)
+    real = mask if packed else np.ones_like(mask)
+    np.testing.assert_allclose(y[real], out.detach().numpy()[real], **CLOSE)
+    dx, grads = model.backward(dy, cache)
+    np.testing.assert_allclose(dx, tensor.grad.numpy(), **CLOSE)
+
+    expected = model.astype("float64")  # the same way that weights go, gradients go
+    pytorch.load_state_dict(expected, {key: p.grad for key, p in module.named_parameters()})
+    for key, want in expected.params.items():
+        # Two biases that are added have the same gradient: loaded, they stand there twice.
+        halves = 2 if key.endswith("bias") and kind != "gru" else 1
+        np.testing.assert_allclose(grads[key], want / halves, **CLOSE, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("both", [False, True])
+def test_final_states(kind, both):
+    module, model = pair(kind, 2, 3, 1, both)
+    rng = np.random.default_rng(2)
+    lengths, mask = ragged(rng)
+    x = rng.normal(size=(5, 7, 2))
+    start = rng.normal(size=(2, 2 if both else 1, 5, 3))
+    (layer,) = model.layers
+    (layer.layer if both else layer).return_state = True
+    states = 2 if kind == "lstm" else 1
+    given_torch = tuple(torch.tensor(s) for s in start[:states])
+    inputs = nn.utils.rnn.pack_padded_sequence(
+        torch.tensor(x), torch.tensor(lengths), batch_first=True
+    )
+    _, final = module(inputs, given_torch if states == 2 else given_torch[0])
+    final = final if states == 2 else (final,)
+    given_ours = [start[s, d] for d in range(2 if both else 1) for s in range(states)]
+    _, *got = layer(x, mask=mask, initial_state=given_ours)
+    want = [final[s][d] for d in range(2 if both else 1) for s in range(states)]
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other.detach().numpy(), **CLOSE)
+
+
+class Classifier(nn.Module):
+    def __init__(self, cell=nn.LSTM, depth=2, both=True):
+        super().__init__()
+        self.embed = nn.Embedding(19, 5)
+        self.rnn = cell(5, 3, depth, batch_first=True, bidirectional=both)
+        self.out = nn.Linear(6 if both else 3, 4)
+
+
+def classifier(kind="LSTM", depth=2, both=True):
+    layer = getattr(layers, kind)
+    stack = [layer(3, return_sequences=i + 1 < depth) for i in range(depth)]
+    model = Sequential(
+        [
+            layers.Embedding(19, 5, mask_zero=True),
+            *(layers.Bidirectional(one) if both else one for one in stack),
+            layers.Dropout(0.5),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    model.build()
+    return model
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "pth"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_a_classifier_goes_there_and_back_bit_for_bit(kind, ending, tmp_path):
+    cell = nn.RNN if kind == "SimpleRNN" else getattr(nn, kind)
+    torch.manual_seed(3)
+    theirs = Classifier(cell)
+    with torch.no_grad():
+        for name, weights in theirs.named_parameters():
+            if "bias_hh" in name and kind != "GRU":
+                weights.zero_()  # only the sum of both counts, and that is what we keep
+    model = classifier(kind)
+    names = dict(
+        zip(
+            ["embedding", *[x.name for x in model.layers[1:3]], "dense"],
+            ["embed", "rnn", "rnn", "out"],
+            strict=True,
+        )
+    )
+    pytorch.load_state_dict(model, theirs.state_dict(), names)
+    path = tmp_path / f"weights.{ending}"
+    pytorch.save(model, path, names)
+    again = Classifier(cell)
+    state = (
+        torch.load(path, weights_only=True)
+        if ending != "safetensors"
+        else {k: torch.tensor(v) for k, v in pytorch.read(path).items()}
+    )
+    again.load_state_dict(state)
+    for (key, one), other in zip(
+        theirs.state_dict().items(), again.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), key
+    twin = classifier(kind)
+    pytorch.load(twin, path, names)
+    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_without_names_modules_come_in_order():
+    torch.manual_seed(4)
+    theirs, model = Classifier(), classifier()
+    pytorch.load_state_dict(model, theirs.state_dict())
+    assert np.array_equal(model.layers[0].params["embeddings"], theirs.embed.weight.detach())
+    assert np.array_equal(model.layers[-1].params["kernel"].T, theirs.out.weight.detach())
+    ids = np.array([[3, 1, 7, 0], [2, 2, 18, 5]])
+    packed = nn.utils.rnn.pack_padded_sequence(
+        theirs.embed(torch.tensor(ids)),
+        torch.tensor([3, 4]),
+        batch_first=True,
+        enforce_sorted=False,
+    )
+    _, (h, _) = theirs.rnn(packed)
+    want = torch.softmax(theirs.out(torch.cat([h[-2], h[-1]], 1)), 1).detach().numpy()
+    np.testing.assert_allclose(model.predict(ids), want, rtol=1e-5, atol=1e-6)
+    # Ours, under our names, is a state dict of one module a layer.
+    state = pytorch.state_dict(model)
+    assert set(state) >= {"embedding.weight", "dense.weight", "dense.bias"}
+    twin = classifier()
+    pytorch.load_state_dict(twin, state)
+    assert all(map(np.array_equal, twin.get_weights(), model.get_weights()))
+
+
+def errors():
+    state = Classifier().state_dict()
+    less = {key: value for key, value in state.items() if not key.startswith("out")}
+    yield "too few", classifier(), less, None, r"the model has the layers .*dense; the state dict"
+    yield "too many", classifier(), {**state, "z.weight": state["out.weight"]}, None, "as many"
+    wide = {**state, "out.weight": torch.zeros(4, 7)}
+    yield "shape", classifier(), wide, None, r"kernel of layer 'dense' has shape \(6, 4\)"
+    yield "one way", classifier(both=False), state, None, "bidirectional"
+    yield "gates", classifier("GRU"), state, None, "12 rows; the layer's 3 gates"
+    yield "unknown", classifier(), state, {"lstm": "rnn"}, "no layer with weights named lstm"
+    names = {"embedding": "embed", "bidirectional": "rnn", "bidirectional_1": "rnn"}
+    yield "nothing left", classifier(), state, {**names, "dense": "decoder"}, "module 'decoder'"
+    projected = nn.LSTM(5, 3, proj_size=2).state_dict()
+    one = Sequential([Input((None, 5)), layers.LSTM(3)])
+    one.build()
+    yield "projection", one, projected, None, "projection"
+
+
+@pytest.mark.parametrize("case", list(errors()), ids=lambda case: case[0])
+def test_what_does_not_fit_is_refused_and_changes_nothing(case):
+    _, model, state, names, message = case
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        pytorch.load_state_dict(model, state, names)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.GRU(3, reset_after=False),
+        layers.LSTM(3, activation="relu"),
+        layers.LSTM(3, recurrent_activation="hard_sigmoid"),
+        layers.SimpleRNN(3, activation="sigmoid"),
+        layers.LSTM(3, go_backwards=True),
+    ],
+    ids=["reset_before", "relu", "hard_sigmoid", "sigmoid", "backwards"],
+)
+def test_cells_that_pytorch_lacks(layer):
+    model = Sequential([Input((None, 5)), layer])
+    model.build()
+    with pytest.raises(ValueError, match="PyTorch has"):
+        pytorch.state_dict(model)
+
+
+def test_a_file_that_could_run_code_is_not_loaded(tmp_path):
+    path = tmp_path / "whole.pt"
+    torch.save(Classifier(), path)
+    with pytest.raises(ValueError, match="more than tensors.*state_dict"):
+        pytorch.load(classifier(), path)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="expected a state dict"):
+        pytorch.load(classifier(), tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="expected .safetensors"):
+        pytorch.load(classifier(), tmp_path / "weights.bin")
+
+
+def test_a_training_step_ends_where_pytorchs_does():
+    """Forty steps of SGD from the same weights, on packed batches."""
+    set_random_seed(1)
+    torch.manual_seed(5)
+    theirs, model = Classifier(nn.LSTM, 1, False), classifier("LSTM", 1, False)
+    model.layers[-2].rate = 0.0
+    pytorch.load_state_dict(model, theirs.state_dict())
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.optimizer.learning_rate = 0.5
+    # Two biases share what we have in one: each step moves their sum twice.
+    rates = [0.25 if "bias_" in k else 0.5 for k, _ in theirs.named_parameters()]
+    groups = zip(theirs.parameters(), rates, strict=True)
+    optimizer = torch.optim.SGD([{"params": [p], "lr": rate} for p, rate in groups])
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        lengths, mask = ragged(rng)
+        ids, y = rng.integers(1, 19, (5, 7)) * mask, rng.integers(0, 4, 5)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            theirs.embed(torch.tensor(ids)), torch.tensor(lengths), batch_first=True
+        )
+        _, (h, _) = theirs.rnn(packed)
+        loss = nn.functional.cross_entropy(theirs.out(h[-1]), torch.tensor(y))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ours = model.train_on_batch(ids, y)
+        assert ours == pytest.approx(float(loss.detach()), rel=1e-4)
