@@ -2,6 +2,7 @@
 
     python scripts/plant_errors.py              all errors, two at a time
     python scripts/plant_errors.py lstm dropout only those with one of these words in their name
+    python scripts/plant_errors.py --parity     do the tests beside other libraries see them, too?
     python scripts/plant_errors.py --list       names only
 
 Hand-written backpropagation that is wrong still learns, so a falling loss proves nothing. This
@@ -45,6 +46,28 @@ OPTIMIZERS = "tests/test_optimizers.py"
 MODELS = "tests/test_models.py"
 TRAINING = "tests/test_training.py"
 CALLBACKS = "tests/test_callbacks.py"
+
+
+# The tests that compare with other libraries, and the files whose numbers they compare.
+PARITY = tuple(
+    f"tests/interop/{name}.py"
+    for name in ("test_pytorch", "test_keras_layers", "test_keras_models")
+)
+MATHEMATICS = (
+    "activations.py",
+    "cells.py",
+    "dropout.py",
+    "initializers.py",
+    "layers/bidirectional.py",
+    "layers/core.py",
+    "layers/embedding.py",
+    "layers/pooling.py",
+    "layers/recurrent.py",
+    "losses.py",
+    "optimizers.py",
+    "packing.py",
+    "timeloop.py",
+)
 
 
 class Error(NamedTuple):
@@ -1123,6 +1146,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument("words", nargs="*", help="only errors with one of these in their name")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
+    parser.add_argument(
+        "--parity",
+        action="store_true",
+        help="ask only the tests that compare with PyTorch and Keras, which must be installed",
+    )
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     arguments = parser.parse_args()
     errors = [
@@ -1135,6 +1163,8 @@ def main() -> int:
     if arguments.list:
         print("\n".join(error.name for error in errors))
         return 0
+    if arguments.parity:
+        errors = [error._replace(tests=PARITY) for error in errors if error.file in MATHEMATICS]
     try:
         return 1 if check(errors, max(1, arguments.jobs)) else 0
     except Broken as problem:

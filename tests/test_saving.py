@@ -10,6 +10,7 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -733,3 +734,29 @@ def test_changed_numbers_and_signs_give_an_error_of_ours_or_a_model(
     except FileFormatError:
         return
     assert isinstance(model, Sequential)
+
+
+# --- older files ----------------------------------------------------------------------------------
+
+
+def test_a_file_of_the_first_version_still_loads():
+    """Written by the first minirnn that could; it keeps its answers, and can be trained on."""
+    model = load(Path(__file__).parent / "files" / "version_1.mrnn")
+    texts = ["shares climb", "the striker scores", "probe falls", "oil", "", "twice"]
+    expected = np.array(
+        [
+            [0.01480705, 0.01214574, 0.7053401, 0.26770708],
+            [0.01613413, 0.01201901, 0.73737687, 0.23446997],
+            [0.01804582, 0.01219292, 0.73192084, 0.23784037],
+            [0.02297972, 0.0125802, 0.5134844, 0.4509556],
+            [0.01379917, 0.01176553, 0.17745724, 0.796978],
+            [0.02011998, 0.01373085, 0.5142112, 0.45193797],
+        ]
+    )
+    np.testing.assert_allclose(model.predict(texts), expected, rtol=1e-5, atol=1e-6)
+    assert model.optimizer.iterations == 4
+    loss = model.train_on_batch(texts, np.array([0, 1, 2, 0, 3, 1]))
+    assert loss == pytest.approx(
+        -np.log(expected[np.arange(6), [0, 1, 2, 0, 3, 1]]).mean(), rel=1e-4
+    )
+    assert model.optimizer.iterations == 5

@@ -15,6 +15,7 @@ Keras, and not by its name.
 from __future__ import annotations
 
 import datetime
+import inspect
 import io
 import json
 import os
@@ -296,8 +297,6 @@ def _layer_from(stored: Mapping[str, Any]) -> Layer:
 
 def _arguments_of(made: type[Layer]) -> set[str]:
     """The names of the arguments of a layer's class and of its bases."""
-    import inspect
-
     return {
         key
         for base in made.__mro__
@@ -329,7 +328,12 @@ def _value_from(value: Any) -> Any:
         return tuple(value["items"]) if "items" in value else tuple(value["config"])
     module, kind = value.get("module", ""), value.get("class_name")
     if kind in INITIALIZERS:
-        return INITIALIZERS[kind](**(value.get("config") or {}))
+        made, config = INITIALIZERS[kind], dict(value.get("config") or {})
+        known = inspect.signature(made).parameters
+        for key in [key for key in config if key not in known]:
+            if config.pop(key) is not None:
+                raise FileFormatError(f"{kind}: {key} is not an option here")
+        return made(**config)
     if module in ("keras.layers", "keras.models", "keras"):
         return _layer_from(value)
     raise FileFormatError(f"minirnn has no {kind}")
