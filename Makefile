@@ -1,5 +1,6 @@
-# `make demo` trains a classifier, `make test` runs every test. Each first makes its own environment
-# in .venv; all it needs is Python 3.10 or newer, with pip. PYTHON=python3.12 picks another Python.
+# `make demo` trains a classifier, `make test` runs every test, `make parity` those that compare with
+# Keras, PyTorch and onnxruntime, which it installs (1 GB). Each first makes its own environment in
+# .venv; all it needs is Python 3.10 or newer, with pip. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,13 +8,16 @@ VENV ?= .venv
 RUN = OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python
 DEMO ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test parity lint clean
 
 demo: $(VENV)/minirnn-demo
 	$(RUN) examples/agnews_classifier.py $(DEMO)
 
 test: $(VENV)/minirnn-test
 	$(RUN) -m pytest
+
+parity: $(VENV)/minirnn-parity
+	$(RUN) -m pytest tests/interop
 
 lint: $(VENV)/minirnn-dev
 	$(RUN) -m ruff check .
@@ -35,6 +39,10 @@ $(VENV)/minirnn-demo: $(VENV)/bin/python setup.cfg
 $(VENV)/minirnn-test: $(VENV)/bin/python setup.cfg
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/minirnn-demo
+
+$(VENV)/minirnn-parity: $(VENV)/bin/python setup.cfg
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,parity]'
+	@touch $@ $(VENV)/minirnn-test $(VENV)/minirnn-demo
 
 $(VENV)/minirnn-dev: $(VENV)/bin/python setup.cfg
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -320,7 +320,8 @@ class LSTMCell(GatedCell):
         c_t = f ⊙ c_{t-1} + i ⊙ g
         h_t = o ⊙ tanh(c_t)
 
-    The blocks of the weights stand in Keras's order i, f, c, o (the candidate g under the name c).
+    The blocks of the weights stand in Keras's order i, f, c, o (the candidate g under the name c);
+    `minirnn.interop.gate_table()` tells where other libraries put them.
 
     Args:
         recurrent_activation: of the gates i, f and o; `activation` serves g and c_t.
@@ -472,8 +473,9 @@ class GRUCell(GatedCell):
         z, r = σ(a_z + u_z), σ(a_r + u_r)   hh = tanh(a_h + r ⊙ u_h)
         h_t = z ⊙ h_{t-1} + (1 - z) ⊙ hh
 
-    (Cho et al., 2014.) The blocks stand in Keras's order z, r, h; z keeps the past. The bias is
-    (2, 3 * U): b, then b_u. `GRUCellResetBefore` is the original form.
+    (Cho et al., 2014.) The blocks stand in Keras's order z, r, h (PyTorch's is r, z, n; see
+    `minirnn.interop.gate_table()`); z keeps the past. The bias is (2, 3 * U): b, then b_u.
+    `GRUCellResetBefore` is the original form.
     """
 
     gates = ("z", "r", "h")
