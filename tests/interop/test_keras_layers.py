@@ -273,6 +273,16 @@ def test_initial_weights_follow_the_same_rules(kind):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("forget", [False, True])
+@pytest.mark.parametrize("initializer", ["zeros", "ones"])
+def test_unit_forget_bias(forget, initializer):
+    options = {"unit_forget_bias": forget, "bias_initializer": initializer}
+    mine, theirs = layers.LSTM(U, **options), keras.layers.LSTM(U, **options)
+    for layer in (mine, theirs):
+        layer.build((None, T, F))
+    np.testing.assert_array_equal(mine.get_weights()[2], theirs.get_weights()[2])
+
+
 LOSSES = [
     "sparse_categorical_crossentropy",
     "categorical_crossentropy",

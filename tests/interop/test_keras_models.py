@@ -61,21 +61,80 @@ def batch(rng, rows=8, time=12):
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_two_hundred_steps_of_training(name):
-    mine, theirs = both(name)
-    for model in (mine, theirs):
+def test_two_hundred_steps_of_the_lessons_models(name):
+    """In their full size, step by step, and as one `fit`, in which rows of the embedding wait."""
+    recipe, mask = RECIPES[name], name in ("rnn", "bilstm")
+    width = 128 if name == "bilstm" else 64
+
+    def made(lib):
+        cells = {
+            "lstm": lambda: [lib.LSTM(8)],
+            "bilstm": lambda: [
+                lib.Bidirectional(lib.LSTM(64, return_sequences=True)),
+                lib.Bidirectional(lib.LSTM(64)),
+            ],
+        }.get(name, lambda: [lib.SimpleRNN(16)])()
+        embedding = lib.Embedding(20_000, width, mask_zero=mask)
+        return [embedding, *cells, lib.Dense(CLASSES, activation="softmax")]
+
+    set_random_seed(1)
+    mine, waiting = Sequential(made(layers)), Sequential(made(layers))
+    theirs = keras.Sequential([keras.Input((None,), dtype="int32"), *made(keras.layers)])
+    for model in (mine, waiting):
+        model.build((None, None))
+        model.set_weights(mine.get_weights())
+    theirs.set_weights(mine.get_weights())
+    for model in (mine, waiting, theirs):
         model.compile(optimizer="adam", loss="sparse_categorical_crossentropy")
     rng = np.random.default_rng(2)
-    seen = []
-    for step in range(200):
-        x, y = batch(rng)
-        # Keras reports the mean since the last reset, ours is this batch's.
-        theirs.reset_metrics()
-        want = theirs.train_on_batch(x, y)
+    batches = [batch(rng, recipe.batch_size) for _ in range(200)]
+    losses = []
+    for step, (x, y) in enumerate(batches):
+        theirs.reset_metrics()  # Keras reports the mean since the last reset, ours is this batch's
+        want = float(theirs.train_on_batch(x, y))
         got = mine.train_on_batch(x, y)
-        seen.append(abs(float(want) - got))
-        assert seen[-1] < 1e-4, (name, step, want, got)
-    assert got < 1.2  # it did learn
+        assert got == pytest.approx(want, abs=1e-4), step
+        losses.append(want)
+    assert want < 1.2  # it did learn
+    history = waiting.fit(batches_of(batches), verbose=0)
+    assert history.history["loss"][0] == pytest.approx(np.mean(losses), abs=1e-4)
+    for one, other in zip(waiting.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def batches_of(batches):
+    return minirnn.data.Dataset.from_generator(lambda: iter(batches))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_training_with_an_output_at_every_step(weighted):
+    """The loss is the mean over real steps; with a weight for each step."""
+    set_random_seed(4)
+
+    def made(lib):
+        return [
+            lib.Embedding(WORDS, 6, mask_zero=True),
+            lib.Bidirectional(lib.GRU(5, return_sequences=True), merge_mode="ave"),
+            lib.TimeDistributed(lib.Dense(CLASSES, activation="softmax")),
+        ]
+
+    mine = Sequential(made(layers))
+    mine.build((None, None))
+    theirs = keras.Sequential([keras.Input((None,), dtype="int32"), *made(keras.layers)])
+    theirs.set_weights(mine.get_weights())
+    for model in (mine, theirs):
+        model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+        model.optimizer.learning_rate = 0.5
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        x, _ = batch(rng)
+        y = rng.integers(0, CLASSES, x.shape)
+        weight = rng.random(x.shape).astype("float32") if weighted else None
+        theirs.reset_metrics()
+        want = float(theirs.train_on_batch(x, y, sample_weight=weight))
+        assert mine.train_on_batch(x, y, sample_weight=weight) == pytest.approx(want, rel=1e-4)
+    for one, other in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 # --- texts ----------------------------------------------------------------------------------------
