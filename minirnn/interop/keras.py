@@ -27,7 +27,7 @@ import numpy as np
 
 from minirnn import initializers, layers
 from minirnn.base import Layer, snake_case
-from minirnn.interop.matching import directions, host, put
+from minirnn.interop.matching import directions, host, put_all
 from minirnn.layers import RNN, Bidirectional, Input, TextVectorization, TimeDistributed
 from minirnn.models import Sequential
 from minirnn.saving import DAMAGE, FileFormatError, write_whole
@@ -98,15 +98,8 @@ def _read_weights(model: Sequential, content: bytes, source: str) -> None:
                     f"{', '.join(_groups(file)) or 'no layers'}"
                 )
             arrays = {key: np.asarray(group[name]) for key, name in zip(keys, stored, strict=True)}
-            for key, value in arrays.items():
-                if value.shape != layer.params[key].shape:
-                    raise ValueError(
-                        f"{source}: {place}/vars has {key} of shape {value.shape}; layer "
-                        f"{layer.name!r} expects {layer.params[key].shape}"
-                    )
             found.append((layer, arrays))
-        for layer, arrays in found:
-            put(layer, arrays, source)
+    put_all(found, source)
 
 
 def _groups(file: Any) -> list[str]:
@@ -283,7 +276,6 @@ def _layer_from(stored: Mapping[str, Any]) -> Layer:
         config.pop("seed")
     arguments = {key: value for key, value in config.items() if key not in IGNORED}
     _require_float32(name, config.get("dtype"))
-    known = made.from_config  # what the class itself takes is asked of its constructor
     own = _arguments_of(made)
     for key in list(arguments):
         if key in own:
@@ -292,7 +284,7 @@ def _layer_from(stored: Mapping[str, Any]) -> Layer:
             del arguments[key]
         else:
             raise FileFormatError(f"{name}: {key}={arguments[key]!r} is not an option here")
-    return known(arguments)
+    return made.from_config(arguments)
 
 
 def _arguments_of(made: type[Layer]) -> set[str]:

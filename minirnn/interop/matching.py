@@ -31,28 +31,31 @@ def directions(layer: RNN | Bidirectional) -> list[RNN]:
     return [*layer.children().values()] if isinstance(layer, Bidirectional) else [layer]
 
 
-def put(layer: Layer, arrays: dict[str, Any], source: str) -> None:
-    """Write `arrays` into the weights of `layer`, under its keys.
+def put_all(found: list[tuple[Layer, dict[str, np.ndarray]]], source: str) -> None:
+    """Write arrays into the weights of layers, under their keys: all of them, or none.
 
     source: where they come from, for the message.
 
     Raises:
         ValueError: if a key or a shape differs.
     """
-    params = layer.params
-    if arrays.keys() != params.keys():
-        raise ValueError(
-            f"{source}: layer {layer.name!r} has the weights {', '.join(params)}; received "
-            f"{', '.join(arrays)}"
-        )
-    for key, value in arrays.items():
-        if np.shape(value) != params[key].shape:
+    for layer, arrays in found:
+        params = layer.params
+        if arrays.keys() != params.keys():
             raise ValueError(
-                f"{source}: {key} of layer {layer.name!r} has shape {params[key].shape}, received "
-                f"{np.shape(value)}"
+                f"{source}: layer {layer.name!r} has the weights {', '.join(params)}; received "
+                f"{', '.join(arrays)}"
             )
-    for key, value in arrays.items():
-        params[key][...] = to_device(value, dtype=params[key].dtype)
+        for key, value in arrays.items():
+            if value.shape != params[key].shape:
+                raise ValueError(
+                    f"{source}: {key} of layer {layer.name!r} has shape {params[key].shape}, "
+                    f"received {value.shape}"
+                )
+    for layer, arrays in found:
+        for key, value in arrays.items():
+            target = layer.params[key]
+            target[...] = to_device(value, dtype=target.dtype)
 
 
 def host(array: Any) -> np.ndarray:

@@ -90,7 +90,7 @@ class Graph:
         self.real = ""  # the mask (time, batch, 1) as floats, once it is asked for
 
     def begin(self, first: Layer, model: Sequential) -> None:
-        from onnx import TensorProto, helper
+        from onnx import TensorProto
 
         if isinstance(first, (layers.Embedding, layers.OneHot)):
             self._input("ids", TensorProto.INT64, ["batch", "time"])
@@ -106,7 +106,6 @@ class Graph:
             self._input("x", self.float, ["batch", "time", self.features])
             self.value = self.add("Transpose", ["x"], perm=[1, 0, 2])
         self.steps = True
-        self.helper = helper
 
     def _input(self, name: str, kind: int, shape: list[Any]) -> None:
         from onnx import helper
@@ -333,8 +332,6 @@ def _time_distributed(graph: Graph, layer: Any) -> None:
 
 def _average(graph: Graph, layer: Any) -> None:
     if graph.masked:
-        from onnx import TensorProto
-
         graph.zero_padding()
         total = graph.add("ReduceSum", [graph.value, graph.constant(np.array([0]))], keepdims=0)
         one = graph.constant(np.int32(1))
@@ -342,7 +339,6 @@ def _average(graph: Graph, layer: Any) -> None:
         count = graph.add("Cast", [count], to=graph.float)
         count = graph.add("Unsqueeze", [count, graph.constant(np.array([1]))])
         graph.value = graph.add("Div", [total, count])
-        del TensorProto
     else:
         graph.value = graph.add("ReduceMean", [graph.value], axes=[0], keepdims=0)
     graph.steps = graph.masked = False

@@ -30,7 +30,7 @@ from minirnn import activations
 from minirnn.base import Layer
 from minirnn.cells import Cell, GRUCell, LSTMCell, SimpleRNNCell
 from minirnn.interop.gates import gate_order, reorder
-from minirnn.interop.matching import directions, host, layers_with_weights, put
+from minirnn.interop.matching import directions, host, layers_with_weights, put_all
 from minirnn.layers import RNN, Bidirectional, Dense, Embedding
 from minirnn.saving import check_header, write_whole
 
@@ -59,12 +59,12 @@ def load_state_dict(
     modules = _modules({key: _array(value) for key, value in state.items()})
     layers = list(layers_with_weights(model))
     targets = _targets(layers, modules, names)
-    found = [(layer, _weights_of(layer, *target)) for layer, target in targets]
-    for layer, arrays in found:  # all are known to fit before the first one is changed
-        _check(layer, arrays)
-    for layer, arrays in found:
-        for part, weights in zip(_parts(layer), arrays, strict=True):
-            put(part, weights, "state")
+    found = [
+        pair
+        for layer, target in targets
+        for pair in zip(_parts(layer), _weights_of(layer, *target), strict=True)
+    ]
+    put_all(found, "state")
 
 
 def state_dict(model: Layer, names: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
@@ -233,17 +233,6 @@ def _targets(
 def _parts(layer: Layer) -> list[Layer]:
     """What holds the weights: the layer itself, or its two directions."""
     return list(directions(layer)) if isinstance(layer, (RNN, Bidirectional)) else [layer]
-
-
-def _check(layer: Layer, arrays: list[dict[str, np.ndarray]]) -> None:
-    for part, weights in zip(_parts(layer), arrays, strict=True):
-        for key, value in weights.items():
-            expected = part.params[key].shape if key in part.params else None
-            if value.shape != expected:
-                raise ValueError(
-                    f"state: {key} of layer {layer.name!r} has shape {expected}, received "
-                    f"{value.shape}"
-                )
 
 
 # --- weights there and back -----------------------------------------------------------------------

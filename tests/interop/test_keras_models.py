@@ -323,7 +323,7 @@ def changed(source, target, change):
             ),
             "minirnn has no Odd",
         ),
-        (lambda c: c["config"]["layers"][2]["config"].update(units=9), "of shape"),
+        (lambda c: c["config"]["layers"][2]["config"].update(units=9), "has shape"),
         (lambda c: c.pop("config"), "makes no sense"),
     ],
 )
