@@ -55,14 +55,20 @@ def as_list(value: Any) -> list[Any]:
 
 
 def theirs_with_gradients(
-    layer: Any, x: np.ndarray, mask: Any, state: Any, douts: list[np.ndarray]
+    layer: Any,
+    x: np.ndarray,
+    mask: Any,
+    state: Any,
+    douts: list[np.ndarray],
+    training: bool = False,
 ) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Outputs, dx, gradients of the initial states and of the weights of a Keras layer."""
     trainable = [v.value for v in layer.trainable_variables]
     rest = [v.value for v in layer.non_trainable_variables]
 
     def outputs(weights: Any, x: Any, state: Any) -> Any:
-        extra = {} if state is None else {"initial_state": list(state)}
+        extra = {"training": training}
+        extra |= {} if state is None else {"initial_state": list(state)}
         out, _ = layer.stateless_call(weights, rest, x, mask=mask, **extra)
         return [jnp.asarray(value) for value in as_list(out)]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,18 +31,15 @@ from minirnn import layers, set_random_seed  # noqa: E402
 KINDS = ["SimpleRNN", "LSTM", "GRU"]
 
 
-def compare(mine, theirs, rng, mask, state=None, rows=B, time=T, where=None):
-    """where: of the first output, what is compared (bool), or None for all."""
+def compare(mine, theirs, rng, mask, state=None, rows=B, time=T, training=False):
     x = rng.normal(size=(rows, time, F)).astype("float32")
-    out, cache = mine.forward(x, mask=mask, initial_state=state)
+    out, cache = mine.forward(x, mask=mask, initial_state=state, training=training)
     outs = as_list(out)
     douts = [rng.normal(size=o.shape).astype("float32") for o in outs]
-    if where is not None:
-        douts[0] = douts[0] * where
-    want, want_dx, want_dstate, want_grads = theirs_with_gradients(theirs, x, mask, state, douts)
-    for k, (one, other) in enumerate(zip(outs, want, strict=True)):
-        if k == 0 and where is not None:
-            one, other = one * where, other * where
+    want, want_dx, want_dstate, want_grads = theirs_with_gradients(
+        theirs, x, mask, state, douts, training
+    )
+    for one, other in zip(outs, want, strict=True):
         np.testing.assert_allclose(one, other, **CLOSE)
     back, grads = mine.backward(tuple(douts) if len(douts) > 1 else douts[0], cache)
     dx, dstate = back if state is not None else (back, ())
@@ -355,12 +350,44 @@ def test_optimizers_over_fifty_steps(name):
         np.testing.assert_allclose(params[key], np.asarray(variable), rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "pair", list(itertools.product(["SimpleRNN", "LSTM"], ["none", "trailing"]))
-)
-def test_recurrent_dropout_only_scales(pair):
-    """Draws differ; what is left is scaled alike, and inference is untouched."""
-    kind, mask = pair
+def force_dropout(monkeypatch, mine, theirs, drops):
+    """Let both libraries use these draws; drops: a pair (of x, of h) for each direction."""
+    both = hasattr(mine, "forward_layer")
+    cells = [theirs.forward_layer.cell, theirs.backward_layer.cell] if both else [theirs.cell]
+    for cell, (drop_x, drop_h) in zip(cells, drops, strict=True):
+        count = getattr(cell, "dropout_mask_count", None)
+
+        def given_mask(drop, count=count):
+            return lambda step: jnp.asarray(drop) if count is None else [jnp.asarray(drop)] * count
+
+        cell.get_dropout_mask = given_mask(drop_x)
+        cell.get_recurrent_dropout_mask = given_mask(drop_h)
+
+    def draw(rate, shape, dtype, training=True, random=None):
+        if not training or rate == 0:
+            return None
+        which = 0 if shape[-1] == F else 1
+        found = np.stack([pair[which] for pair in drops])
+        return (found if both else found[0]).astype(dtype)
+
+    for module in ("recurrent", "bidirectional"):
+        monkeypatch.setattr(f"minirnn.layers.{module}.draw_dropout", draw)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "GRU reset_before"])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("mask", ["none", "holes"])
+def test_dropout_of_inputs_and_states(kind, both, mask, monkeypatch):
+    """With the same draws in both: one for all steps (Keras's one a gate, made equal)."""
     rng = np.random.default_rng(13)
-    mine, theirs = twins(kind, rng, dropout=0.5, recurrent_dropout=0.3)
+    options = {"dropout": 0.5, "recurrent_dropout": 0.3, "return_sequences": True}
+    if kind == "GRU reset_before":
+        kind, options["reset_after"] = "GRU", False
+    mine, theirs = twins(kind, rng, "concat" if both else "", **options)
+    drops = [
+        tuple((rng.random((B, size)) < 0.6).astype("float32") * 2.5 for size in (F, U))
+        for _ in range(2 if both else 1)
+    ]
+    force_dropout(monkeypatch, mine, theirs, drops)
+    compare(mine, theirs, rng, mask_of(mask), training=True)
     compare(mine, theirs, rng, mask_of(mask))
