@@ -26,7 +26,7 @@ from keras_twins import (  # noqa: E402
     twins,
 )
 
-from minirnn import layers, set_random_seed  # noqa: E402
+from minirnn import Sequential, layers, set_random_seed  # noqa: E402
 
 KINDS = ["SimpleRNN", "LSTM", "GRU"]
 
@@ -391,3 +391,21 @@ def test_dropout_of_inputs_and_states(kind, both, mask, monkeypatch):
     force_dropout(monkeypatch, mine, theirs, drops)
     compare(mine, theirs, rng, mask_of(mask), training=True)
     compare(mine, theirs, rng, mask_of(mask))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_behind_one_that_reads_backwards(kind):
+    """Keras hands the mask on as it was (see docs/differences.md): here it is turned by hand."""
+    rng = np.random.default_rng(15)
+    mine, theirs = twins(kind, rng, return_sequences=True, go_backwards=True)
+    behind = layers.SimpleRNN(U)
+    behind.build((None, None, U))
+    weights = [rng.normal(size=w.shape).astype("float32") for w in behind.get_weights()]
+    behind.set_weights(weights)
+    twin = keras.layers.SimpleRNN(U)
+    twin.build((B, T, U))
+    twin.set_weights(weights)
+    x, mask = rng.normal(size=(B, T, F)).astype("float32"), mask_of("trailing")
+    model = Sequential([mine, behind])
+    want = twin(theirs(x, mask=mask), mask=mask[:, ::-1])
+    np.testing.assert_allclose(model.forward(x, mask=mask)[0], np.asarray(want), **CLOSE)

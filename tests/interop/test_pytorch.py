@@ -12,6 +12,8 @@ nn = torch.nn
 
 from minirnn import Input, Sequential, layers, set_random_seed  # noqa: E402
 from minirnn.interop import pytorch  # noqa: E402
+from minirnn.packing import full_mask  # noqa: E402
+from minirnn.timeloop import run, run_backward  # noqa: E402
 
 KINDS = {
     "rnn": (nn.RNN, layers.SimpleRNN),
@@ -110,6 +112,41 @@ def test_final_states(kind, both):
     want = [final[s][d] for d in range(2 if both else 1) for s in range(states)]
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other.detach().numpy(), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gradients_of_the_states_after_every_step(kind):
+    """Of h and of c, beside PyTorch's cell stepped by hand."""
+    _, model = pair(kind, 2, 3, 1, False)
+    (layer,) = model.layers
+    module = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[kind](2, 3).double()
+    state = {key[:-3]: torch.tensor(v) for key, v in pytorch.state_dict(layer).items()}
+    module.load_state_dict({key.rpartition(".")[2]: v for key, v in state.items()})
+    rng = np.random.default_rng(3)
+    packing = full_mask(5, 7).packing()
+    count = len(layer.cell.state_names)
+    x, first = rng.normal(size=(5, 7, 2)), rng.normal(size=(count, 5, 3))
+    dhistory = rng.normal(size=(count, 8 * 5, 3))
+
+    tensor = torch.tensor(x, requires_grad=True)
+    start = [torch.tensor(s, requires_grad=True) for s in first]
+    states, total = (
+        start,
+        sum((s * torch.tensor(d[:5])).sum() for s, d in zip(start, dhistory, strict=True)),
+    )
+    for t in range(7):
+        given = tuple(states) if count == 2 else states[0]
+        states = module(tensor[:, t], given)
+        states = states if count == 2 else (states,)
+        for s, d in zip(states, dhistory, strict=True):
+            total = total + (s * torch.tensor(d[5 * (t + 1) : 5 * (t + 2)])).sum()
+    total.backward()
+
+    cache = run(layer.cell, packing.pack(x), packing, tuple(first))
+    dx, dstate, _ = run_backward(layer.cell, (None,) * count, tuple(dhistory), cache)
+    np.testing.assert_allclose(packing.unpack(dx), tensor.grad.numpy(), **CLOSE)
+    for one, other in zip(dstate, start, strict=True):
+        np.testing.assert_allclose(one, other.grad.numpy(), **CLOSE)
 
 
 class Classifier(nn.Module):
