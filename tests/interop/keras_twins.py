@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import keras
 import numpy as np
+import pytest
 
-from minirnn.layers import GRU, LSTM, Bidirectional, SimpleRNN
+pytest.importorskip("keras", reason="Keras is not installed")
+pytest.importorskip("jax", reason="JAX, on which the tests run Keras, is not installed")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import keras  # noqa: E402
+
+from minirnn.layers import GRU, LSTM, Bidirectional, SimpleRNN  # noqa: E402
 
 assert keras.backend.backend() == "jax", "the tests run Keras on JAX: set KERAS_BACKEND=jax"
 
