@@ -234,9 +234,10 @@ def test_the_example_of_the_module():
     assert packing.batch_sizes == [3, 3, 2, 2, 1]
     assert "".join(letters[Packing(mask, reverse=True).gather]) == "gaehbficjdk"
     states = numbered(3 + 11)
-    for packing in (packing, packing.reversed):
-        assert np.array_equal(packing.states_before(states), states[packing.previous])
-    assert packing.previous.tolist() == [6, 7, 8, 9, 10, 2, 11, 12, 13, 1, 0]
+    back = packing.reversed
+    for plan_of in (packing, back):
+        assert np.array_equal(plan_of.states_before(states), states[plan_of.previous])
+    assert back.previous.tolist() == [6, 7, 8, 9, 10, 2, 11, 12, 13, 1, 0]
 
 
 def test_rows_of_one_length_keep_their_order():
