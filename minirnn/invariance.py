@@ -78,14 +78,14 @@ def check_padding_invariance(
         )
     vectorizer, body = model.vectorizer, model.without_vectorizer()
     rows = vectorizer.ids(texts) if vectorizer is not None else [np.asarray(t) for t in texts]
-    rows = [np.asarray(row, np.int32) for row in rows]
     lengths = [len(row) for row in rows]
-    together = pad_rows(rows)
+    kind = np.result_type(np.int32, *(row.dtype for row in rows if len(row)))
+    together = pad_rows([row.astype(kind) for row in rows])  # [] is no array of floats
     wider = np.pad(together, [(0, 0), (0, padding)])
     alone = [together[i : i + 1, : max(length, 1)] for i, length in enumerate(lengths)]
 
-    rng = np.random.default_rng(1)
-    dy = rng.normal(size=(len(rows), 1, 256)).astype("float32")
+    outputs = body.compute_output_shape(together.shape)[-1]
+    dy = np.random.default_rng(1).normal(size=(len(rows), outputs)).astype("float32")
     expected = Seen(body, together, lengths, dy)
     padded = Seen(body, wider, lengths, dy)
     each = [
@@ -141,11 +141,8 @@ class Seen:
         y, caches, _ = model.walk(x)
         self.outputs[-1] = rows_of(y, x.shape, lengths)
         dout = np.zeros(y.shape, dtype=y.dtype)
-        for i, length in enumerate(lengths):
-            steps = dy[i, :, : y.shape[-1]]
-            dout[i, ...] = steps if y.ndim == 3 else steps[0]
-            if y.ndim == 3:
-                dout[i, length:] = 0
+        for row, d, length in zip(dout, dy, lengths, strict=True):
+            row[: length if y.ndim == 3 else None] = d  # of an output at every step, the real ones
         _, grads = model.backward(to_device(dout), caches)
         params = model.params
         self.grads = {

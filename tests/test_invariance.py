@@ -95,6 +95,14 @@ def test_the_first_layer_that_depends_is_named(stack, layer):
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
+def test_many_outputs_and_ids_that_are_none():
+    model = Sequential([layers.Embedding(11, 3, mask_zero=True), layers.GRU(300)])
+    model.build()
+    assert minirnn.check_padding_invariance(model, [*ids(), []]).passed
+    with pytest.raises(TypeError, match="expected whole numbers"):
+        minirnn.check_padding_invariance(model, [[1, 2], [1.5]])
+
+
 @pytest.mark.parametrize(("rows", "padding"), [([[1, 2]], 3), ([[1, 2], [3]], 0)])
 def test_too_little_to_compare(rows, padding):
     model = Sequential([layers.Embedding(11, 3), layers.LSTM(4)])
