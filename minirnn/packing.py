@@ -241,8 +241,9 @@ class Packing:
         ]
         return np.array(plan, dtype=np.int64).reshape(-1, 4)
 
-    def _walked(self) -> Iterable[tuple[int, int, int]]:
-        return reversed(self.stretches) if self.reverse else self.stretches
+    def _walked(self) -> list[tuple[int, int, int]]:
+        """The stretches in the order walked."""
+        return self.stretches[::-1] if self.reverse else self.stretches
 
     def walk(
         self,
@@ -279,7 +280,7 @@ class Packing:
         self, steps: Iterable[Array | None], rows: Iterable[Array | None] = ()
     ) -> Iterator[tuple[Any, ...]]:
         """As `walk`, from the last step to the first, without states."""
-        for k, n, block in reversed(list(self._walked())):
+        for k, n, block in self._walked()[::-1]:
             along = [self._by_step(array, block, k, n) for array in steps]
             backwards = [views[::-1] for views in along]
             yield from zip(*backwards, *_prefixes(rows, n, k), strict=True)

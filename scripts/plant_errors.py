@@ -382,8 +382,8 @@ ERRORS = [
     Error(
         "backward walks the steps forwards",
         "packing.py",
-        "in reversed(list(self._walked()))",
-        "in list(self._walked())",
+        "in self._walked()[::-1]",
+        "in self._walked()",
         (LOOP,),
     ),
     Error(
@@ -446,7 +446,7 @@ ERRORS = [
     Error(
         "a backward layer walks forwards",
         "packing.py",
-        "return reversed(self.stretches) if self.reverse else self.stretches",
+        "return self.stretches[::-1] if self.reverse else self.stretches",
         "return self.stretches",
         (RNN,),
     ),

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minirnn.cells import Cell, LSTMCell, SimpleRNNCell
+
 
 class GateOrder(NamedTuple):
     """How one library lays out the weights of one cell.
@@ -54,6 +56,14 @@ def gate_order(library: str, cell: str) -> GateOrder:
             return order
     known = ", ".join(f"{order.library} {order.cell}" for order in GATE_ORDERS)
     raise ValueError(f"library, cell: expected one of {known}; received {library!r}, {cell!r}")
+
+
+def block_orders(library: str, cell: Cell) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`(theirs, ours)`: the blocks of this cell's weights in a library and here, in our letters."""
+    if isinstance(cell, SimpleRNNCell):
+        return ("h",), ("h",)
+    order = gate_order(library, "LSTM" if isinstance(cell, LSTMCell) else "GRU")
+    return order.blocks, {"LSTM": _LSTM, "GRU": _GRU}[order.cell]
 
 
 def gate_table() -> str:

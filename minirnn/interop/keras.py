@@ -229,7 +229,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "lora_alpha": (None,),
     "quantization_config": (None,),
     "quantization_mode": (None,),
-    "weights": (None,),
     "sparse": (False,),
     "ragged": (False,),
     "pad_to_max_tokens": (False,),
@@ -238,10 +237,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "noise_shape": (None,),
     "data_format": (None, "channels_last"),
     "keepdims": (False,),
-    "backward_layer": (None,),
-    "optional": (False,),
 }
-IGNORED = ("dtype", "vocabulary_size", "batch_input_shape", "batch_shape", "input_length")
+IGNORED = ("dtype", "seed", "vocabulary_size", "batch_input_shape", "input_length")
 
 
 def _model_from(stored: Mapping[str, Any]) -> Sequential:
@@ -272,18 +269,13 @@ def _layer_from(stored: Mapping[str, Any]) -> Layer:
         backward = config.pop("backward_layer", None)
         if backward is not None and _differs(config["layer"], backward):
             raise FileFormatError(f"{name}: minirnn makes the backward layer after the forward one")
-    if "seed" in config and kind != "Dropout":
-        config.pop("seed")
-    arguments = {key: value for key, value in config.items() if key not in IGNORED}
     _require_float32(name, config.get("dtype"))
-    own = _arguments_of(made)
-    for key in list(arguments):
+    own, arguments = _arguments_of(made), {}
+    for key, value in config.items():
         if key in own:
-            arguments[key] = _value_from(arguments[key])
-        elif key in NEUTRAL and arguments[key] in NEUTRAL[key]:
-            del arguments[key]
-        else:
-            raise FileFormatError(f"{name}: {key}={arguments[key]!r} is not an option here")
+            arguments[key] = _value_from(value)
+        elif key not in IGNORED and value not in NEUTRAL.get(key, ()):
+            raise FileFormatError(f"{name}: {key}={value!r} is not an option here")
     return made.from_config(arguments)
 
 

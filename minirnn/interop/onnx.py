@@ -19,8 +19,8 @@ from minirnn import activations
 from minirnn.activations import Activation
 from minirnn.backend import to_device, to_host, xp
 from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell
-from minirnn.interop.gates import gate_order, reorder
-from minirnn.interop.onnx_export import export, save
+from minirnn.interop.gates import block_orders, reorder
+from minirnn.interop.onnx_export import CELL_ACTIVATIONS, export, save
 from minirnn.packing import Mask
 from minirnn.timeloop import run as run_cell
 
@@ -165,11 +165,7 @@ def _cell(kind: str, units: int, functions: list[Activation], attributes: dict) 
 
 
 def _params(cell: Cell, W: np.ndarray, R: np.ndarray, B: np.ndarray) -> dict[str, np.ndarray]:
-    if isinstance(cell, SimpleRNNCell):
-        theirs = ours = ("h",)
-    else:
-        theirs = gate_order("ONNX", "LSTM" if isinstance(cell, LSTMCell) else "GRU").blocks
-        ours = cell.gates
+    theirs, ours = block_orders("ONNX", cell)
     if W.shape[0] != len(ours) * cell.units or B.shape != (2 * W.shape[0],):
         raise ValueError(
             f"W, B: {len(ours)} gates of {cell.units} units need {len(ours) * cell.units} rows and "
@@ -203,7 +199,7 @@ def _functions(kind: str, attributes: dict[str, Any], ways: int) -> list[list[Ac
 
 def _activation(name: str, alphas: Any, betas: Any, made: dict[Any, Activation]) -> Activation:
     """An activation by ONNX's name; the same one for the same name and numbers."""
-    known = {"Tanh": "tanh", "Sigmoid": "sigmoid", "Relu": "relu", "Softplus": "softplus"}
+    known = {theirs: ours for ours, theirs in CELL_ACTIVATIONS.items()}
     title = {key.lower(): key for key in (*known, *PARAMETRIC)}.get(name.lower())
     if title in known:
         return activations.get(known[title])

@@ -23,13 +23,15 @@ from minirnn import activations, layers
 from minirnn.activations import Activation
 from minirnn.base import Layer
 from minirnn.cells import Cell, GRUCell, LSTMCell, SimpleRNNCell
-from minirnn.interop.gates import gate_order, reorder
+from minirnn.interop.gates import block_orders, reorder
 from minirnn.interop.matching import directions, host
 from minirnn.models import Sequential
 from minirnn.saving import write_whole
 
 OPSET = 17
 IR_VERSION = 8
+# Ours → ONNX's names, of activations that go inside a cell as they are.
+CELL_ACTIVATIONS = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu", "softplus": "Softplus"}
 
 
 def save(model: Sequential, path: str | os.PathLike[str]) -> None:
@@ -256,22 +258,18 @@ def _operator(cell: Cell, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _cell_activation(function: Activation, name: str) -> str:
-    known = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu", "softplus": "Softplus"}
-    if function.name not in known:
+    if function.name not in CELL_ACTIVATIONS:
         raise ValueError(
             f"{name}: the activation {function.name} inside a cell is not written; "
-            f"{', '.join(known)} are"
+            f"{', '.join(CELL_ACTIVATIONS)} are"
         )
-    return known[function.name]
+    return CELL_ACTIVATIONS[function.name]
 
 
 def _weights(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """W, R and B of one direction."""
     params = {key: host(value) for key, value in cell.params.items()}
-    theirs = ours = ("h",)
-    if not isinstance(cell, SimpleRNNCell):
-        order = gate_order("ONNX", "LSTM" if isinstance(cell, LSTMCell) else "GRU")
-        theirs, ours = order.blocks, tuple(cell.gates)
+    theirs, ours = block_orders("ONNX", cell)
     W = reorder(params["kernel"].T, ours, theirs, axis=0)
     R = reorder(params["recurrent_kernel"].T, ours, theirs, axis=0)
     nothing = np.zeros(W.shape[0], W.dtype)
@@ -291,14 +289,7 @@ def _dense(graph: Graph, layer: Any) -> None:
     graph.zero_padding()
 
 
-ELEMENTWISE = {
-    "tanh": "Tanh",
-    "sigmoid": "Sigmoid",
-    "relu": "Relu",
-    "elu": "Elu",
-    "softplus": "Softplus",
-    "exponential": "Exp",
-}
+ELEMENTWISE = CELL_ACTIVATIONS | {"elu": "Elu", "exponential": "Exp"}
 
 
 def _apply(graph: Graph, function: Activation, name: str) -> None:

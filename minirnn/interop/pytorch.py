@@ -29,7 +29,7 @@ import numpy as np
 from minirnn import activations
 from minirnn.base import Layer
 from minirnn.cells import Cell, GRUCell, LSTMCell, SimpleRNNCell
-from minirnn.interop.gates import gate_order, reorder
+from minirnn.interop.gates import block_orders, reorder
 from minirnn.interop.matching import directions, host, layers_with_weights, put_all
 from minirnn.layers import RNN, Bidirectional, Dense, Embedding
 from minirnn.saving import check_header, write_whole
@@ -335,11 +335,10 @@ def _orders(cell: Cell) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """PyTorch's order of the blocks and ours, if PyTorch has this cell."""
     kind = type(cell)
     if kind is SimpleRNNCell and cell.activation in (activations.tanh, activations.relu):
-        return ("h",), ("h",)
+        return block_orders("PyTorch", cell)
     usual = getattr(cell, "recurrent_activation", None) is activations.sigmoid
     if usual and cell.activation is activations.tanh and kind in (LSTMCell, GRUCell):
-        order = gate_order("PyTorch", "LSTM" if kind is LSTMCell else "GRU")
-        return order.blocks, kind.gates
+        return block_orders("PyTorch", cell)
     raise ValueError(
         f"{cell.get_config()}: PyTorch has RNN (tanh or relu), LSTM and GRU (reset_after=True), "
         f"with their usual activations; it has no such {kind.__name__}"

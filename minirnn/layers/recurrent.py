@@ -234,7 +234,7 @@ class RNN(Layer):
 
     def packed_input(self, x: Array | Packed, mask: Any, reverse: bool) -> tuple[Array, Packing]:
         """The real steps (N, features) of x, on the device and in the weights' dtype, and the
-        packing to walk them by. Without a mask all steps are real."""
+        packing to walk them by: that of a Packed x, else the mask's; without one all are real."""
         self.require_built()
         kernel = self.cell.params["kernel"]
         features = kernel.shape[-2]
@@ -245,11 +245,12 @@ class RNN(Layer):
                 f"{self.name}: expected input of shape (batch, time, {features}), "
                 f"received {x.shape}"
             )
+        if isinstance(x, Packed):
+            packing = x.packing.reversed if reverse else x.packing
+            return numbers(self.name, x.steps, kernel.dtype), packing
         mask = Mask.of(mask) or full_mask(*x.shape[:2])
         mask.require_shape(self.name, x.shape)
         packing = mask.packing(reverse)
-        if isinstance(x, Packed):
-            return numbers(self.name, x.steps, kernel.dtype), packing
         return packing.pack(x), packing
 
 
