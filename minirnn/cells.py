@@ -40,7 +40,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -669,6 +670,19 @@ class GRUCellResetBefore(GatedCell):
         dU_h = grads["recurrent_kernel"][:, 2 * self.units :]
         dU_h[...] = (r * h_prev).T @ du[:, 2 * self.units :]  # U_h met r ⊙ h_{t-1}
         return grads, dx
+
+
+class Loops(NamedTuple):
+    """What may stand in for the methods of the same names of a cell: loops made for one machine.
+
+    They may compute derivatives as they go: then `local_derivatives` only makes room for da and du,
+    and hands on what `steps_backward` needs. `steps` gives the states before each step, (N, U)
+    each, which it has at hand.
+    """
+
+    steps: Callable[..., State]
+    local_derivatives: Callable[..., tuple[Array, ...]]
+    steps_backward: Callable[..., None]
 
 
 # --- what cells share -----------------------------------------------------------------------------

@@ -7,15 +7,15 @@ the cell does itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+import minirnn.cuda.loops as kernel_loops
 from minirnn import activations
-from minirnn.backend import Array
-from minirnn.cells import Cell, LSTMCell, SimpleRNNCell, State, sigmoid_as_tanh
+from minirnn.backend import Array, get_backend
+from minirnn.cells import Cell, Loops, LSTMCell, SimpleRNNCell, State, sigmoid_as_tanh
 from minirnn.compiled import for_floats
 from minirnn.packing import Packing
 from minirnn.threads import ONE_BLAS_THREAD_IN_LOOPS
@@ -24,21 +24,11 @@ WIDEST = 128  # with more units the products are most of the work, and NumPy's B
 ONE_THREAD_AT_MOST = 200_000  # OpenBLAS does a product of fewer multiplications on one thread
 
 
-class Loops(NamedTuple):
-    """What stands in for the methods of the same names of a cell.
-
-    Derivatives are not worth a pass of their own here: `local_derivatives` makes room for da, and
-    hands on what `steps_backward` needs to compute it. `steps` gives the states before each step,
-    (N, U) each: it has them at hand, and looking them up later takes longer.
-    """
-
-    steps: Callable[..., State]
-    local_derivatives: Callable[..., tuple[Array, ...]]
-    steps_backward: Callable[..., None]
-
-
 def loops(cell: Cell, dtype: Any, drop: Array | None) -> Loops | Cell:
-    """The compiled loops for this cell and arrays of this dtype, or the cell itself."""
+    """The loops for this cell and arrays of this dtype: a GPU's kernels, compiled ones, or those of
+    the cell itself."""
+    if get_backend() == "cupy":
+        return kernel_loops.loops(cell, dtype) or cell
     kernels = for_floats(dtype)
     if kernels is None or drop is not None or cell.units > WIDEST:
         return cell

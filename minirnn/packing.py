@@ -85,6 +85,17 @@ class Layout:
     def batch_sizes(self) -> list[int]:
         return self.sizes.tolist()
 
+    # For kernels, which count in 32 bits.
+
+    @functools.cached_property
+    def device_lengths(self) -> Array:
+        """(B,) how many real steps each row has, longest first."""
+        return to_device(self.lengths[self.host_order].astype(np.int32))
+
+    @functools.cached_property
+    def device_offsets(self) -> Array:
+        return to_device(self.offsets.astype(np.int32))
+
     @functools.cached_property
     def rank(self) -> np.ndarray:
         """(B,) the place of each row in `order`."""

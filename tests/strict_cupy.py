@@ -33,6 +33,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
+import cuda_emulator
 import numpy as np
 
 NAMES_FILE = Path(__file__).with_name("cupy_names.json")
@@ -543,7 +544,7 @@ def _fill_the_module() -> None:
     for function in (*own, asnumpy, get_array_module):
         setattr(cupy, function.__name__, function)
     ndarray.take = take  # type: ignore[attr-defined]
-    cupy.cuda = SimpleNamespace(is_available=lambda: True)  # type: ignore[attr-defined]
+    cuda_emulator.attach(cupy, total)
 
     for name in NAMES["methods"]:
         if name not in ndarray.__dict__:
