@@ -20,6 +20,7 @@ from minirnn.backend import to_host, xp
 from minirnn.batches import ArrayBatches, Batch, batches
 from minirnn.callbacks import Callback, History
 from minirnn.checks import whole_number
+from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
 from minirnn.threads import keep_limits
@@ -102,9 +103,79 @@ class RunningMeans:
         for metric in self.metrics:
             metric.update(y, out, sample_weight, mask)
 
+    def add(self, loss: float, hits: float, rows: float) -> None:
+        """Take in what a graph has added up; all metrics of its model count hits."""
+        for metric, total in [(self.loss, loss), *((metric, hits) for metric in self.metrics)]:
+            metric.add(total, rows)
+
     def logs(self) -> dict[str, float]:
         figures = {"loss": self.loss.result()}
         return figures | {metric.name: metric.result() for metric in self.metrics}
+
+
+class Steps:
+    """The training steps of an epoch, and the means of what they report.
+
+    A step is `train_step`, or, on a GPU and for the usual models, one launch of a graph (see
+    cuda/graph.py), which does the same without the host waiting for it.
+
+    Args:
+        graph: that of the epoch before, if there was one.
+        one_by_one: whether somebody looks at the model after every step.
+    """
+
+    AHEAD = 256  # steps that may be done before the host asks how they went
+
+    def __init__(self, model: Any, epoch: int, graph: Any = None, one_by_one: bool = False) -> None:
+        self.model, self.epoch, self.one_by_one = model, epoch, one_by_one
+        self.means = RunningMeans(model)
+        self.graph = graph
+        self.done = self.unread = 0
+
+    def train(self, x: Any, y: Any, sample_weight: Any) -> None:
+        """Do one step."""
+        if self.done == 0:
+            self.model.training_parts(x)
+            self.graph = None if self.one_by_one else training_graph(self.model, self.graph)
+        self.done += 1
+        if self.graph is not None and self.graph.takes(x, y, sample_weight):
+            self.graph.step(x, y)
+            self.unread += 1
+            if self.unread == self.AHEAD:
+                self.read()
+            return
+        self.settle()
+        loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True)
+        if not math.isfinite(loss):
+            self.fail(x, loss, self.done)
+        self.means.update(loss, y, out, sample_weight, mask)
+
+    def read(self) -> None:
+        """Ask how the last steps went."""
+        if not self.unread:
+            return
+        self.unread = 0
+        loss, hits, rows, failed = self.graph.read()
+        self.means.add(loss, hits, rows)
+        if failed is not None:  # since then nothing has changed: so the loss can be had again
+            self.graph.leave()
+            x, y, steps_ago = failed
+            self.fail(x, float(test_step(self.model, x, y)[0]), self.done - steps_ago)
+
+    def fail(self, x: Any, loss: float, step: int) -> None:
+        when = f"epoch {self.epoch + 1}, step {step}"
+        raise NonFiniteError(explain_non_finite(self.model, x, loss, when))
+
+    def logs(self) -> dict[str, float]:
+        self.read()
+        return self.means.logs()
+
+    def settle(self) -> None:
+        """Bring the model and its optimizer up to date."""
+        if self.graph is not None:
+            self.read()
+            self.graph.leave()
+        self.model.optimizer.settle()
 
 
 # --- fit, evaluate, predict -----------------------------------------------------------------------
@@ -166,29 +237,26 @@ def fit(
         w for w in watchers if type(w).on_train_batch_end is not Callback.on_train_batch_end
     ]
     sources = epochs_of(data, steps_per_epoch)
+    graph = None
     for epoch in range(initial_epoch, epochs):
         for watcher in watchers:
             watcher.on_epoch_begin(epoch)
         model.forget_training_parts()
-        means = RunningMeans(model)
-        steps = steps_per_epoch or known_length(data)
-        with Progress(f"Epoch {epoch + 1}/{epochs}", steps, verbose) as progress:
+        steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
+        length = steps_per_epoch or known_length(data)
+        with Progress(f"Epoch {epoch + 1}/{epochs}", length, verbose) as progress:
             try:
                 for step, batch in enumerate(next(sources)):
-                    xb, yb, weight = prepared(batch, class_weight, model.loss.sparse)
-                    loss, out, mask = train_step(model, xb, yb, weight, wait=True)
-                    if not math.isfinite(loss):
-                        when = f"epoch {epoch + 1}, step {step + 1}"
-                        raise NonFiniteError(explain_non_finite(model, xb, loss, when))
-                    means.update(loss, yb, out, weight, mask)
-                    progress.advance(means)
+                    steps.train(*prepared(batch, class_weight, model.loss.sparse))
+                    progress.advance(steps)
                     if stepwise:
-                        model.optimizer.settle()
+                        steps.settle()
                     for watcher in stepwise:
-                        watcher.on_train_batch_end(step, means.logs())
+                        watcher.on_train_batch_end(step, steps.logs())
             finally:
-                model.optimizer.settle()
-            logs = means.logs()
+                steps.settle()
+                graph = steps.graph
+            logs = steps.logs()
             if validation is not None:
                 figures = run_evaluation(model, validation)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
@@ -359,7 +427,7 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def advance(self, means: RunningMeans | None) -> None:
+    def advance(self, means: RunningMeans | Steps | None) -> None:
         if self.bar is None:
             return
         now = time.perf_counter()

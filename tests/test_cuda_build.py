@@ -95,6 +95,13 @@ def test_double_precision_compiles(file):
     assert all(spilled == 0 for _, spilled, _ in checked(file, 32, 90, "double").values())
 
 
+@pytest.mark.parametrize("real", ["float", "double"])
+def test_the_steps_of_larger_cells_compile(real):
+    found = compiled(["one_step.cu"], 90, REAL=real)
+    assert len(found) == 6
+    assert all(spilled == 0 and registers <= 64 for registers, spilled, _ in found.values())
+
+
 def test_a_kernel_that_needs_more_registers_than_there_are_is_seen(monkeypatch):
     wasteful = loops.LSTM._replace(in_registers=128)
     monkeypatch.setattr(loops, "LSTM", wasteful)

@@ -117,15 +117,20 @@ def a_mask(rng, rows, time, kind="any"):
     use_bias=st.booleans(),
     drop=st.booleans(),
     left_out=st.sets(st.sampled_from(["dfinal", "dhistory 0", "dhistory 1"])),
+    step_by_step=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_shape_in_double_precision(
-    cell_class, units, features, rows, time, kind, reverse, use_bias, drop, left_out, seed
-):
+    cell_class, units, features, rows, time, kind, reverse, use_bias, drop, left_out, step_by_step,
+    seed,
+):  # fmt: skip
     rng = np.random.default_rng(seed)
     mask = a_mask(rng, rows, time, kind)
     cell, run = a_run(cell_class, units, features, mask, "float64", rng, use_bias, drop, left_out)
-    agree(cell, run, mask, reverse, 1e-10)
+    with pytest.MonkeyPatch.context() as patch:
+        if step_by_step:  # as if the cell were too large for one multiprocessor
+            patch.setattr(loops.Loop, "size", lambda *size: None)
+        agree(cell, run, mask, reverse, 1e-10)
 
 
 @needs_compiler
@@ -151,6 +156,18 @@ def test_large_cells_with_a_part_of_their_weights_in_shared_memory(cell_class, u
     agree(cell, run, mask, True, 5e-5)
     loop = loops.loop_of(cell)
     assert (loop.size(units).in_shared > 0) == (cell_class is not SimpleRNNCell)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("cell_class", "units"), [(SimpleRNNCell, 193), (LSTMCell, 129)])
+def test_larger_cells_step_by_step(cell_class, units):
+    rng = np.random.default_rng(units)
+    mask = a_mask(rng, 2, 4)
+    cell, run = a_run(cell_class, units, 3, mask, "float32", rng, drop=True)
+    cuda_emulator.launches.clear()
+    agree(cell, run, mask, True, 5e-5, schedules=["random"])
+    steps = int(mask.sum(axis=1).max())
+    assert len(cuda_emulator.launches) == 2 * steps
 
 
 @needs_compiler

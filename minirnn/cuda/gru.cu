@@ -7,23 +7,14 @@
 // (Cho et al., 2014, with the reset gate after the product; GRUCell in cells.py.) Who does what:
 // recurrent.cuh. Of a unit's four lanes, the first three compute z, r and hh.
 //
-// Shapes. N packed steps, B rows, D directions; `capacity` >= N is how many steps there is room for.
-//   a, gates, da, du      (D, capacity, 3 * UNITS); a is turned into the gates z, r, hh
-//   U                     (UNITS, 3 * UNITS) for each direction, `weights_apart` numbers apart
-//   b_u                   (3 * UNITS,) for each direction, as far apart
-//   h, dh_given           (capacity, D * UNITS): directions side by side
-//   h_before, u_h         (D, capacity, UNITS)
-//   first, last, dh       (B, D * UNITS); rows in the order of the packing, or, if `order` is given,
-//                         in that of the batch: order[rank] is the row of this rank
-//   drop                  (D, B, UNITS) by rank: recurrent dropout
-//   lengths, offsets      (B,) steps of each row, by rank; where each step's block begins
-// first, last, drop, order, b_u, dh_given and dh may be null: zeros, nobody asks, or none.
+// The arrays, and which may be null: recurrent.cuh. a becomes the gates z, r, hh, and what is kept
+// besides is u_h; all of c is not used.
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-gru_forward(real* a, const real* U, const real* b_u, const real* first, const real* drop,
-            real* h_all, real* h_before, real* u_h, real* last, const int* order,
-            const int* lengths, const int* offsets, int rows, int capacity, int weights_apart,
-            int reverse) {
+gru_forward(real* a, const real* U, const real* b_u, const real* first, const real* c_first,
+            const real* drop, real* h_all, real* c_all, real* h_before, real* c_before, real* u_h,
+            real* last, const int* order, const int* lengths, const int* offsets, int rows,
+            int capacity, int weights_apart, int reverse) {
   DYNAMIC_SHARED(real, weights_in_shared);
   __shared__ __align__(32) real h_shared[2 * Columns<3>::PADDED];
   const int u = threadIdx.x / LANES, q = threadIdx.x % LANES, team = threadIdx.x % 32 / 4 * 4;
@@ -80,8 +71,9 @@ gru_forward(real* a, const real* U, const real* b_u, const real* first, const re
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-gru_backward(real* da, real* du, const real* gates, const real* u_h, const real* h_before,
-             const real* U, const real* dh_given, real* dh_ends, const real* drop,
+gru_backward(real* da, real* du, const real* gates, const real* u_h, const real* h,
+             const real* h_before, const real* c_before, const real* U, const real* dh_given,
+             const real* dc_given, real* dh_ends, real* dc_ends, const real* drop,
              const int* order, const int* lengths, const int* offsets, int rows, int capacity,
              int weights_apart, int reverse) {
   DYNAMIC_SHARED(real, weights_in_shared);

@@ -1,12 +1,12 @@
 """The time loops as single kernels, in place of a cell's own; see recurrent.cuh.
 
 `loops(cell, dtype)` gives `steps`, `local_derivatives` and `steps_backward` for cells of the usual
-activations that fit on one multiprocessor; a cell with more units does its steps itself.
+activations: in one launch where the cell fits on a multiprocessor, else in one for each step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,17 +71,20 @@ def loop_of(cell: Cell) -> Loop | None:
     return None
 
 
+HALVES = ("forward", "backward")
+REAL = {"float32": "float", "float64": "double"}
+
+
 def time_loop(loop: Loop, half: str, units: int, dtype: Any) -> Any:
     """The kernel of one half of a loop, "forward" or "backward"."""
     size = loop.size(units, np.dtype(dtype).itemsize)
-    real = {"float32": "float", "float64": "double"}[np.dtype(dtype).name]
     return kernel(
         f"{loop.file}_{half}",
         "recurrent.cuh",
         f"{loop.file}.cu",
         dynamic_shared_bytes=size.shared_bytes,
         UNITS=units,
-        REAL=real,
+        REAL=REAL[np.dtype(dtype).name],
         IN_SHARED=size.in_shared,
     )
 
@@ -89,117 +92,113 @@ def time_loop(loop: Loop, half: str, units: int, dtype: Any) -> Any:
 def loops(cell: Cell, dtype: Any) -> Loops | None:
     """The kernels for this cell and arrays of this dtype, or None."""
     loop = loop_of(cell)
-    if loop is None or loop.size(cell.units, np.dtype(dtype).itemsize) is None:
+    if loop is None:
         return None
-    make = {SIMPLE_RNN: _simple_rnn, LSTM: _lstm, GRU: _gru}[loop]
-    return make(cell, *(_launcher(loop, half, cell, dtype) for half in ("forward", "backward")))
-
-
-def _launcher(loop: Loop, half: str, cell: Cell, dtype: Any) -> Callable[..., None]:
-    """`launch(rows, *arguments)`, in one direction."""
-    function = time_loop(loop, half, cell.units, dtype)
     size = loop.size(cell.units, np.dtype(dtype).itemsize)
-
-    def launch(rows: int, *arguments: Any) -> None:
-        function((rows, 1), (size.threads,), arguments, shared_mem=size.shared_bytes)
-
-    return launch
-
-
-def _walk(packing: Packing, drop: Array | None) -> tuple[Any, ...]:
-    """`(drop, order, lengths, offsets)`, and `(rows, capacity, weights_apart, reverse)`."""
-    layout = packing.layout
-    numbers = packing.shape[0], max(len(packing), 1), 0, int(packing.reverse)
-    walk = pointer(drop), pointer(None), layout.device_lengths, layout.device_offsets
-    return walk, tuple(map(np.int32, numbers))
-
-
-def _simple_rnn(cell: Cell, forward: Callable, backward: Callable) -> Loops:
-    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: Array | None) -> State:
-        B = packing.shape[0]
-        U, h_before = cell.params["recurrent_kernel"], xp.empty_like(a)
-        if len(packing):
-            (drop, *walk), numbers = _walk(packing, drop)
-            first, h = history[0][:B], history[0][B:]
-            forward(B, a, U, first, drop, h, h_before, pointer(None), *walk, *numbers)
-        return (h_before,)
+    steps, steps_backward = (
+        _step_by_step(cell, loop, dtype)
+        if size is None
+        else _in_one_launch(cell, loop, size, dtype)
+    )
 
     def local_derivatives(
         state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
-    ) -> tuple[Array, ...]:
-        (h,) = state
-        da = xp.empty_like(h)
-        return da, da, h
-
-    def steps_backward(
-        dstate: State, dstates: Any, local: Any, packing: Packing, drop: Array | None
-    ) -> None:
-        (da, _, h), (dh,), (given,) = local, dstate, dstates
-        if len(packing):
-            walk, numbers = _walk(packing, drop)
-            U = cell.params["recurrent_kernel"]
-            backward(packing.shape[0], da, h, U, pointer(given), dh, *walk, *numbers)
-
-    return Loops(steps, local_derivatives, steps_backward)
-
-
-def _lstm(cell: Cell, forward: Callable, backward: Callable) -> Loops:
-    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: Array | None) -> State:
-        B, U, (tanh_c,) = packing.shape[0], cell.params["recurrent_kernel"], kept
-        h_before, c_before = xp.empty_like(tanh_c), xp.empty_like(tanh_c)
-        if len(packing):
-            (drop, *walk), numbers = _walk(packing, drop)
-            first, after = [s[:B] for s in history], [s[B:] for s in history]
-            made = *after, h_before, c_before, tanh_c, pointer(None)
-            forward(B, a, U, *first, drop, *made, *walk, *numbers)
-        return h_before, c_before
-
-    def local_derivatives(
-        state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
-    ) -> tuple[Array, ...]:
-        (_, c_prev), (gates, tanh_c) = state_prev, saved
+    ) -> tuple[Array | None, ...]:
+        gates, *kept = saved
         da = xp.empty_like(gates)
-        return da, da, gates, tanh_c, c_prev
-
-    def steps_backward(
-        dstate: State, dstates: Any, local: Any, packing: Packing, drop: Array | None
-    ) -> None:
-        da, _, gates, tanh_c, c_prev = local
-        if len(packing):
-            walk, numbers = _walk(packing, drop)
-            kept = gates, tanh_c, c_prev, cell.params["recurrent_kernel"]
-            given = map(pointer, dstates)
-            backward(packing.shape[0], da, *kept, *given, *dstate, *walk, *numbers)
+        du = xp.empty_like(gates) if loop is GRU else da
+        (h_before, *c_before), (h, *_) = state_prev, state
+        return da, du, gates, _or_none(kept), h, h_before, _or_none(c_before)
 
     return Loops(steps, local_derivatives, steps_backward)
 
 
-def _gru(cell: Cell, forward: Callable, backward: Callable) -> Loops:
-    def steps(a: Array, history: State, kept: Any, packing: Packing, drop: Array | None) -> State:
-        B, U, (u_h,) = packing.shape[0], cell.params["recurrent_kernel"], kept
-        b_u = cell.params["bias"][1] if cell.use_bias else None
-        h_before = xp.empty_like(u_h)
-        if len(packing):
-            (drop, *walk), numbers = _walk(packing, drop)
-            first, h = history[0][:B], history[0][B:]
-            made = h, h_before, u_h, pointer(None)
-            forward(B, a, U, pointer(b_u), first, drop, *made, *walk, *numbers)
-        return (h_before,)
+def _or_none(at_most_one: Sequence[Array]) -> Array | None:
+    return at_most_one[0] if at_most_one else None
 
-    def local_derivatives(
-        state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
-    ) -> tuple[Array, ...]:
-        (h_prev,), (gates, u_h) = state_prev, saved
-        return xp.empty_like(gates), xp.empty_like(gates), gates, u_h, h_prev
+
+def _weights(cell: Cell) -> tuple[Array, Array | None]:
+    """U, and b_u where the cell has one."""
+    has_b_u = loop_of(cell) is GRU and cell.use_bias
+    return cell.params["recurrent_kernel"], cell.params["bias"][1] if has_b_u else None
+
+
+def _before(history: State, packing: Packing) -> State:
+    """Room for the states before each step, (N, U) each."""
+    return tuple(xp.empty((len(packing), h.shape[1]), h.dtype) for h in history)
+
+
+def _in_one_launch(cell: Cell, loop: Loop, size: Size, dtype: Any) -> tuple[Callable, Callable]:
+    """`steps` and `steps_backward` of cells that fit on a multiprocessor."""
+    functions = {half: time_loop(loop, half, cell.units, dtype) for half in HALVES}
+
+    def launch(half: str, packing: Packing, drop: Array | None, *arguments: Any) -> None:
+        if len(packing) == 0:
+            return
+        layout, rows = packing.layout, packing.shape[0]
+        walk = None, layout.device_lengths, layout.device_offsets
+        numbers = map(np.int32, (rows, len(packing), 0, packing.reverse))
+        given = (*map(pointer, (*arguments, *walk)), *numbers)
+        functions[half]((rows, 1), (size.threads,), given, shared_mem=size.shared_bytes)
+
+    def steps(a: Array, history: State, kept: State, packing: Packing, drop: Array | None) -> State:
+        B, before = packing.shape[0], _before(history, packing)
+        h_first, c_first = _two([states[:B] for states in history])
+        h, c = _two([states[B:] for states in history])
+        made = h, c, *_two(before), _or_none(kept), None
+        launch("forward", packing, drop, a, *_weights(cell), h_first, c_first, drop, *made)
+        return before
 
     def steps_backward(
-        dstate: State, dstates: Any, local: Any, packing: Packing, drop: Array | None
+        dstate: State, dstates: State, local: Any, packing: Packing, drop: Array | None
     ) -> None:
-        da, du, gates, u_h, h_prev = local
-        (dh,), (given,) = dstate, dstates
-        if len(packing):
-            walk, numbers = _walk(packing, drop)
-            kept = gates, u_h, h_prev, cell.params["recurrent_kernel"], pointer(given)
-            backward(packing.shape[0], da, du, *kept, dh, *walk, *numbers)
+        U, _ = _weights(cell)
+        launch("backward", packing, drop, *local, U, *_two(dstates), *_two(dstate), drop)
 
-    return Loops(steps, local_derivatives, steps_backward)
+    return steps, steps_backward
+
+
+def _two(states: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
+    """What belongs to h and what belongs to c, which not every cell has."""
+    return states[0], states[1] if len(states) == 2 else None
+
+
+def _step_by_step(cell: Cell, loop: Loop, dtype: Any) -> tuple[Callable, Callable]:
+    """The same for larger cells: a product and one launch for each step; see one_step.cu."""
+    step, step_backward = (
+        kernel(f"{loop.file}_{name}", "one_step.cu", REAL=REAL[np.dtype(dtype).name])
+        for name in ("step", "step_backward")
+    )
+
+    def launch(function: Any, *arguments: Any, rows: int) -> None:
+        blocks, numbers = -(-rows * cell.units // 256), map(np.int32, (rows, cell.units))
+        function((blocks,), (256,), (*map(pointer, arguments), *numbers))
+
+    def steps(a: Array, history: State, kept: State, packing: Packing, drop: Array | None) -> State:
+        B, before = packing.shape[0], _before(history, packing)
+        U, b_u = _weights(cell)
+        h, c = _two([states[:B].copy() for states in history])
+        h_in = h if drop is None else h * drop
+        after = _two([states[B:] for states in history])
+        u = xp.empty((B, a.shape[1]), a.dtype)
+        walk = packing.walk([a, *after, *_two(before), _or_none(kept)], (), [u, h, c, drop, h_in])
+        for a_t, *made, u, h, c, drop, h_in in walk:
+            xp.dot(h_in, U, out=u)
+            launch(step, a_t, u, b_u, h, c, *made, drop, h_in, rows=len(h))
+        return before
+
+    def steps_backward(
+        dstate: State, dstates: State, local: Any, packing: Packing, drop: Array | None
+    ) -> None:
+        U_T = xp.ascontiguousarray(cell.params["recurrent_kernel"].T)
+        through = xp.zeros_like(dstate[0]) if loop is GRU else None
+        walk = packing.walk_back([*local, *_two(dstates)], [*_two(dstate), through, drop])
+        for da, du, *kept_and_given, dh, dc, through, drop in walk:
+            launch(step_backward, da, du, *kept_and_given, dh, dc, through, rows=len(dh))
+            xp.dot(du, U_T, out=dh)
+            if drop is not None:
+                dh *= drop
+            if through is not None:
+                dh += through
+
+    return steps, steps_backward

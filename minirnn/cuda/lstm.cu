@@ -7,23 +7,14 @@
 // (Hochreiter & Schmidhuber, 1997; LSTMCell in cells.py.) Who does what: recurrent.cuh. Of a unit's
 // four lanes, lane q computes gate q of i f g o.
 //
-// Shapes. N packed steps, B rows, D directions; `capacity` >= N is how many steps there is room for.
-//   a, gates, da          (D, capacity, 4 * UNITS); a is turned into the gates, and they into da if
-//                         the two are one array
-//   U                     (UNITS, 4 * UNITS) for each direction, `weights_apart` numbers apart
-//   h, dh_given           (capacity, D * UNITS): directions side by side; c, dc_given alike
-//   h_before, c_before, tanh_c   (D, capacity, UNITS)
-//   first, last, dh, dc   (B, D * UNITS); rows in the order of the packing, or, if `order` is given,
-//                         in that of the batch: order[rank] is the row of this rank
-//   drop                  (D, B, UNITS) by rank: recurrent dropout
-//   lengths, offsets      (B,) steps of each row, by rank; where each step's block begins
-// All but a, U, h, c_before, tanh_c, da, lengths and offsets may be null: zeros, nobody asks, or none.
+// The arrays, and which may be null: recurrent.cuh. a becomes the gates, da is du as well, and
+// what is kept besides is tanh(c_t); b_u is not used.
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-lstm_forward(real* a, const real* U, const real* h_first, const real* c_first, const real* drop,
-             real* h_all, real* c_all, real* h_before, real* c_before, real* tanh_c, real* h_last,
-             const int* order, const int* lengths, const int* offsets, int rows, int capacity,
-             int weights_apart, int reverse) {
+lstm_forward(real* a, const real* U, const real* b_u, const real* h_first, const real* c_first,
+             const real* drop, real* h_all, real* c_all, real* h_before, real* c_before,
+             real* tanh_c, real* h_last, const int* order, const int* lengths, const int* offsets,
+             int rows, int capacity, int weights_apart, int reverse) {
   DYNAMIC_SHARED(real, weights_in_shared);
   __shared__ __align__(32) real h_shared[2 * Columns<4>::PADDED];
   const int u = threadIdx.x / LANES, q = threadIdx.x % LANES, team = threadIdx.x % 32 / 4 * 4;
@@ -83,10 +74,11 @@ lstm_forward(real* a, const real* U, const real* h_first, const real* c_first, c
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-lstm_backward(real* da, const real* gates, const real* tanh_c, const real* c_before, const real* U,
-              const real* dh_given, const real* dc_given, real* dh_ends, real* dc_ends,
-              const real* drop, const int* order, const int* lengths, const int* offsets, int rows,
-              int capacity, int weights_apart, int reverse) {
+lstm_backward(real* da, real* du, const real* gates, const real* tanh_c, const real* h,
+              const real* h_before, const real* c_before, const real* U, const real* dh_given,
+              const real* dc_given, real* dh_ends, real* dc_ends, const real* drop,
+              const int* order, const int* lengths, const int* offsets, int rows, int capacity,
+              int weights_apart, int reverse) {
   DYNAMIC_SHARED(real, weights_in_shared);
   __shared__ __align__(32) real da_shared[2 * Rows<4>::PADDED];
   const int u = threadIdx.x / LANES, q = threadIdx.x % LANES, team = threadIdx.x % 32 / 4 * 4;

@@ -9,6 +9,28 @@
 // up what they have. h is handed from thread to thread in shared memory, in two buffers that take
 // turns, so that one barrier a step is enough.
 //
+// All loops take the same arguments; those that a cell has no use for are null, and so may those
+// with a `?` be: then they are zeros, or nobody asks for them. N packed steps, B rows, D directions;
+// `capacity` >= N is how many steps there is room for; gates * UNITS is the width of a.
+//
+//   a, gates, da, du      (D, capacity, gates * UNITS); forward turns a into the gates, backward
+//                         may turn them into da
+//   U, b_u?               (UNITS, gates * UNITS) and (gates * UNITS,) for each direction,
+//                         `weights_apart` numbers apart
+//   h_first?, c_first?    (B, D * UNITS): the state before the first step
+//   h, c?                 (capacity, D * UNITS): after each step, directions side by side
+//   h_before?, c_before   (D, capacity, UNITS): before each step
+//   extra                 (D, capacity, UNITS): what the cell keeps besides
+//   h_last?               (B, D * UNITS): after the last step
+//   dh_given?, dc_given?  (capacity, D * UNITS): what reaches the states after each step
+//   dh_ends?, dc_ends?    (B, D * UNITS): what reaches the last states; becomes the gradient of the
+//                         first ones
+//   drop?                 (D, B, UNITS) by rank: recurrent dropout
+//   order?                (B,): the rows of B are in the order of the batch, and order[rank] is the
+//                         row of a rank; without it they are in the order of the packing
+//   lengths, offsets      (B,) steps of each row, by rank; where each step's block begins
+//   reverse               a bit for each direction: whether it walks backwards
+//
 // Compiled for one size of cell: -DUNITS=64, for float or -DREAL=double. Where a cell's U is too
 // large for the registers, the last IN_SHARED numbers of each lane and gate stand in shared memory.
 #ifndef REAL
@@ -146,7 +168,7 @@ __device__ __forceinline__ void load_rows(Rows<GATES>& part, const real* U, int 
 
 // --- where a row's steps stand ---
 
-// A row's walk through the packed steps; `reverse` has a bit for each direction. Step s of the walk
+// A row's walk through the packed steps. Step s of the walk
 // stands at `offsets[k] + rank`, k being s, or counted from the row's last step.
 struct Walk {
   const int* offsets;

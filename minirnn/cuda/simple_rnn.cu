@@ -4,19 +4,13 @@
 //
 // (Elman, 1990; SimpleRNNCell in cells.py.) Who does what: recurrent.cuh.
 //
-// Shapes. N packed steps, B rows, D directions; `capacity` >= N is how many steps there is room for.
-//   a, h_before, da       (D, capacity, UNITS)
-//   U                     (UNITS, UNITS) for each direction, `weights_apart` numbers apart
-//   h, dh_given           (capacity, D * UNITS): directions side by side
-//   first, last, dh       (B, D * UNITS); rows in the order of the packing, or, if `order` is given,
-//                         in that of the batch: order[rank] is the row of this rank
-//   drop                  (D, B, UNITS) by rank: recurrent dropout
-//   lengths, offsets      (B,) steps of each row, by rank; where each step's block begins
-// first, last, drop, order, h_before, dh_given and dh may be null: zeros, nobody asks, or none.
+// The arrays, and which may be null: recurrent.cuh. da is (D, capacity, UNITS), and is du as well;
+// gates, extra and all of c are not used.
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-simple_rnn_forward(const real* a, const real* U, const real* first, const real* drop, real* h_all,
-                   real* h_before, real* last, const int* order, const int* lengths,
+simple_rnn_forward(const real* a, const real* U, const real* b_u, const real* first,
+                   const real* c_first, const real* drop, real* h_all, real* c_all, real* h_before,
+                   real* c_before, real* extra, real* last, const int* order, const int* lengths,
                    const int* offsets, int rows, int capacity, int weights_apart, int reverse) {
   DYNAMIC_SHARED(real, weights_in_shared);
   __shared__ __align__(32) real h_shared[2 * Columns<1>::PADDED];
@@ -63,7 +57,9 @@ simple_rnn_forward(const real* a, const real* U, const real* first, const real* 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-simple_rnn_backward(real* da, const real* h, const real* U, const real* dh_given, real* dh_ends,
+simple_rnn_backward(real* da, real* du, const real* gates, const real* extra, const real* h,
+                    const real* h_before, const real* c_before, const real* U,
+                    const real* dh_given, const real* dc_given, real* dh_ends, real* dc_ends,
                     const real* drop, const int* order, const int* lengths, const int* offsets,
                     int rows, int capacity, int weights_apart, int reverse) {
   DYNAMIC_SHARED(real, weights_in_shared);
