@@ -136,13 +136,25 @@ def to_host(array: Any) -> np.ndarray:
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
-def sum_runs(rows: Array, starts: Array) -> Array:
+def sum_runs(rows: Array, starts: np.ndarray) -> Array:
     """Sums of neighbouring rows: (n, features) → (len(starts), features).
 
-    Run k begins at row `starts[k]` and ends where the next begins. The sums are added in the order
-    of the rows, so that they come out the same every time.
+    Run k begins at row `starts[k]` (rising, the first is 0; on the host) and ends where the next
+    begins. The order of the additions is fixed, so that the sums come out the same every time.
     """
-    return xp.add.reduceat(rows, starts, axis=0)
+    if get_backend() == "numpy":
+        return np.add.reduceat(rows, starts, axis=0)
+    # CuPy's `add.reduceat` takes differences of one sum over all rows, with the rounding errors of
+    # all runs before, and its `add.at` adds in an order of the moment. So: after each turn a row
+    # holds the sum of twice as many, those of its run among the rows up to it.
+    lengths = np.diff(starts, append=len(rows))
+    place = to_device(np.arange(len(rows)) - np.repeat(starts, lengths))[:, None]
+    reach = 1
+    while reach < lengths.max(initial=0):
+        before = xp.where(place[reach:] >= reach, rows[:-reach], xp.zeros((), rows.dtype))
+        rows = xp.concatenate([rows[:reach], rows[reach:] + before])
+        reach *= 2
+    return rows[to_device(starts + lengths - 1)]
 
 
 # --- float type -----------------------------------------------------------------------------------

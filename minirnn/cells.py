@@ -456,8 +456,8 @@ class LSTMCell(GatedCell):
         if self.one_tanh():
             # σ' = y (1 - y) and tanh' = (1 + y) (1 - y) differ in one term.
             da = 1 - gates
-            is_g = xp.repeat(xp.asarray([0, 0, 1, 0], da.dtype), self.units)
-            da *= gates + is_g
+            half, shift = sigmoid_as_tanh(gates, 1)
+            da *= gates + (half - shift)  # + 1 for g, + 0 for the others
             return da
         da = xp.empty_like(gates)
         functions = [self.recurrent_activation] * 4

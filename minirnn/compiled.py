@@ -45,7 +45,7 @@ def grouped_sums(rows: Array, order: np.ndarray, starts: np.ndarray) -> Array:
     """
     kernels = for_floats(rows.dtype)
     if kernels is None:
-        return sum_runs(xp.take(rows, to_device(order), axis=0), to_device(starts))
+        return sum_runs(xp.take(rows, to_device(order), axis=0), starts)
     sums = np.empty((len(starts), rows.shape[1]), rows.dtype)
     kernels.grouped_sums(rows, order, starts, sums)
     return sums

@@ -390,12 +390,14 @@ class Elements:
         y_true = _fitting(to_host(y_true), shape, C, sparse)
         weights = None if sample_weight is None else _fitting_weights(sample_weight, shape)
 
+        mask = Mask.of(mask)
         self.kept = _kept(mask, shape)  # flat numbers of the real steps, or None for all
+        self.real = None if self.kept is None else mask.real  # the same on the device
         self.y_pred = y_pred.reshape(-1, C)
         self.y_true = y_true
         self.weights = weights
         if self.kept is not None:
-            self.y_pred = self.y_pred[to_device(self.kept)]
+            self.y_pred = self.y_pred[self.real]
             self.y_true = y_true[self.kept]
             self.weights = None if weights is None else weights[self.kept]
         if sparse:
@@ -433,7 +435,7 @@ class Elements:
         if self.kept is None:
             return dy.reshape(self.shape)
         full = xp.zeros(self.shape, dtype=dy.dtype)
-        full.reshape(-1, self.shape[-1])[to_device(self.kept)] = dy
+        full.reshape(-1, self.shape[-1])[self.real] = dy
         return full
 
 
@@ -467,8 +469,7 @@ def _fitting_weights(sample_weight: Any, elements: tuple[int, ...]) -> np.ndarra
     )
 
 
-def _kept(mask: Mask | np.ndarray | None, elements: tuple[int, ...]) -> np.ndarray | None:
-    mask = Mask.of(mask)
+def _kept(mask: Mask | None, elements: tuple[int, ...]) -> np.ndarray | None:
     if mask is None:
         return None
     if mask.shape != elements:

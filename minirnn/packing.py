@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn.backend import Array, get_backend, to_device, xp
+from minirnn.backend import Array, get_backend, to_device, to_host, xp
 from minirnn.compiled import for_floats
 
 
@@ -67,7 +67,6 @@ class Layout:
         self.offsets = np.zeros(taken + 1, dtype=np.int64)
         np.cumsum(self.sizes, out=self.offsets[1:])
         self.positions = self._place_steps(mask, order)
-        self.gather = to_device(self.positions)
         self.order = to_device(order)
 
     def _place_steps(self, mask: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -80,6 +79,10 @@ class Layout:
         before = np.cumsum(self.lengths) - self.lengths
         k = np.repeat(np.arange(len(self.sizes)), self.sizes)
         return position[before[order][self.host_ranks] + k]
+
+    @functools.cached_property
+    def gather(self) -> Array:
+        return to_device(self.positions)
 
     @functools.cached_property
     def batch_sizes(self) -> list[int]:
@@ -130,13 +133,13 @@ class Packing:
         final: (B,) history row of each row's last state.
         repeats: whether some position shows a state that another one shows too.
         runs, run_sources: where, in the flat padded order, each run of positions that show one
-            state starts, and the history row of that state.
+            state starts (on the host), and the history row of that state.
     """
 
     def __init__(self, mask: np.ndarray | Layout, reverse: bool = False) -> None:
         self.layout = layout = mask if isinstance(mask, Layout) else Layout(mask)
         self.reverse = reverse
-        self.shape, self.order, self.gather = layout.shape, layout.order, layout.gather
+        self.shape, self.order = layout.shape, layout.order
         self.stretches = layout.stretches
 
     def __len__(self) -> int:
@@ -147,6 +150,10 @@ class Packing:
     def reversed(self) -> Packing:
         """The plan for the same steps, walked the other way."""
         return Packing(self.layout, not self.reverse)
+
+    @property
+    def gather(self) -> Array:
+        return self.layout.gather
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -226,19 +233,15 @@ class Packing:
     # one state stands together in time, which is all that summing needs to know.
 
     @functools.cached_property
-    def _host_runs(self) -> np.ndarray:
+    def runs(self) -> np.ndarray:
         flat = self._host_source.reshape(-1)
         starts = np.ones(len(flat), dtype=bool)
         starts[1:] = flat[1:] != flat[:-1]
         return np.flatnonzero(starts)
 
     @functools.cached_property
-    def runs(self) -> Array:
-        return to_device(self._host_runs)
-
-    @functools.cached_property
     def run_sources(self) -> Array:
-        return to_device(self._host_source.reshape(-1)[self._host_runs])
+        return to_device(self._host_source.reshape(-1)[self.runs])
 
     # -- walking --
 
@@ -348,7 +351,7 @@ class Mask:
     """
 
     def __init__(self, array: Any) -> None:
-        array = np.asarray(array)
+        array = to_host(array)
         if array.ndim != 2 or array.dtype != bool:
             raise ValueError(
                 "mask: expected booleans of shape (batch, time), True = a real step; received "

@@ -223,7 +223,8 @@ class Table(Part):
             self.wake(slice(None))
             super().step(grads, learn, drift, scratch)
             return
-        wait = wait and drift is not None and drift.steady
+        # A GPU moves a whole table at once; to look which rows have waited, we would wait for it.
+        wait = wait and drift is not None and drift.steady and get_backend() == "numpy"
         if not wait:
             self.settle(scratch)
         elif self.factors and (self.had_factors[gradient.ids] != self.factors).any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minirnn import Sequential, set_random_seed
+from minirnn.backend import to_device
 from minirnn.layers import (
     GRU,
     LSTM,
@@ -145,7 +146,7 @@ def randomize(model, seed=0, scale=0.7):
     """New values for all weights, biases included."""
     rng = np.random.default_rng(seed)
     for value in model.params.values():
-        value[...] = rng.normal(scale=scale, size=value.shape)
+        value[...] = to_device(rng.normal(scale=scale, size=value.shape))
     return model
 
 

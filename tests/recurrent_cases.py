@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from minirnn.backend import to_device
 from minirnn.layers import GRU, LSTM, Bidirectional, SimpleRNN
 
 KINDS = ("simple_rnn", "lstm", "gru", "gru_reset_before")
@@ -31,7 +32,7 @@ def make(kind, units=UNITS, **options):
 def randomize(layer, rng, scale=0.8):
     """New values for all weights, biases included."""
     for value in layer.params.values():
-        value[...] = rng.normal(scale=scale, size=value.shape)
+        value[...] = to_device(rng.normal(scale=scale, size=value.shape))
     return layer
 
 

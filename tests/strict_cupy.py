@@ -265,6 +265,8 @@ class ndarray:
     def __getitem__(self, key: Any) -> ndarray:
         index, arrays = self._index(key)
         total.ops += arrays
+        if not arrays and Ellipsis not in index:
+            index = (*index, ...)  # even a single number is a view, not a copy
         return ndarray(self._a[index])
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -371,8 +373,6 @@ def method_of(name: str) -> Callable[..., Any]:
     signature = arguments(NAMES["methods"][name])
 
     def method(self: ndarray, *given: Any, **options: Any) -> Any:
-        if name in ("reshape", "transpose") and len(given) == 1:  # a shape may come as a tuple
-            given = tuple(given[0]) if isinstance(given[0], (list, tuple)) else given
         checked(name, signature, given, options)
         bound = getattr(self._a, name)
         return run(name, lambda a, *rest, **more: bound(*rest, **more), (self, *given), options)
@@ -422,7 +422,8 @@ class ufunc:
         if isinstance(value, ndarray):
             return value._a
         if not isinstance(value, NUMBERS):
-            raise MixError(f"cupy.{self.__name__}: an operand is a {type(value).__name__}")
+            kind = f"{type(value).__module__}.{type(value).__name__}"
+            raise MixError(f"cupy.{self.__name__}: an operand is a {kind}")
         return value
 
 

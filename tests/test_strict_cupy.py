@@ -223,6 +223,13 @@ def test_results_are_those_of_numpy(a):
     assert isinstance(a.sum(), cupy.ndarray)
 
 
+def test_a_single_number_is_a_view(a):
+    number = a[1, 2]
+    assert number.shape == ()
+    a[1, 2] = 7
+    assert float(number) == 7
+
+
 def test_what_kernels_ask_of_an_array(a):
     assert a.data.ptr == a._a.ctypes.data
     assert a.T.data.ptr == a.data.ptr

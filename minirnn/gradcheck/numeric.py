@@ -43,7 +43,7 @@ def _complex_step(subject: Subject, tensor: np.ndarray, index: tuple[int, ...]) 
     No difference of nearly equal numbers is taken, so h can be so small that nothing is left of
     the error term: exact to rounding.
     """
-    value = tensor[index]
+    value = tensor[index].item()  # CuPy's tensor[index] is a view, and would change, too
     tensor[index] = value + 1j * COMPLEX_STEP
     try:
         return subject.outputs().imag / COMPLEX_STEP

@@ -44,7 +44,7 @@ class Embedding(Layer):
         self.mask_zero = mask_zero
         if weights is not None:
             in_a_list = isinstance(weights, (list, tuple)) and len(weights) == 1
-            table = np.asarray(weights[0] if in_a_list else weights)  # Keras takes [table]
+            table = to_host(weights[0] if in_a_list else weights)  # Keras takes [table]
             if table.shape != (input_dim, output_dim):
                 raise ValueError(
                     f"weights: expected shape ({input_dim}, {output_dim}), received {table.shape}"
