@@ -12,11 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.bench import compare, limits, more
+from minirnn.bench import compare, gpu, limits, more
 from minirnn.bench.lessons import LESSONS, batches_of, load
 from minirnn.data import ag_news
 
-PARTS = ("steps", "inference", "limits", "profile", "process", "growth", "memory", "throughput")
+PARTS = (
+    "steps",
+    "inference",
+    "limits",
+    "profile",
+    "process",
+    "growth",
+    "memory",
+    "throughput",
+    "gpu",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -70,10 +80,13 @@ def run(args: argparse.Namespace) -> int:
         "growth": lambda: more.growth(data, args.rounds),
         "memory": lambda: {"padding": more.padding(data, args.rounds), "MB": more.memory(data)},
         "throughput": lambda: more.throughput(data),
+        "gpu": lambda: gpu.run(data, args.models, args.batches),
     }
     for part in parts:
         results[part] = tasks[part]()
-        if part not in ("steps", "inference"):
+        if part == "gpu":
+            print(gpu.table(results[part]))
+        elif part not in ("steps", "inference"):
             print(json.dumps({part: results[part]}, indent=1, ensure_ascii=False), flush=True)
     if args.json is not None:
         args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
