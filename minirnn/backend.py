@@ -12,9 +12,11 @@ or `auto`, which takes CuPy where a usable GPU answers) or by `set_backend`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -155,6 +157,24 @@ def sum_runs(rows: Array, starts: np.ndarray) -> Array:
         rows = xp.concatenate([rows[:reach], rows[reach:] + before])
         reach *= 2
     return rows[to_device(starts + lengths - 1)]
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """A device's memory that is full becomes an error that says what helps.
+
+    Raises:
+        MemoryError: in place of CuPy's.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        if not type(error).__module__.startswith("cupy"):
+            raise
+        raise MemoryError(
+            f"the memory of the GPU is full ({str(error).rstrip('.')}). A smaller batch_size, or "
+            'shorter rows, need less of it; set_backend("numpy") computes in that of the host.'
+        ) from error
 
 
 # --- float type -----------------------------------------------------------------------------------

@@ -30,7 +30,14 @@ class UsageError(ValueError):
     """Something is wrong with what the user gave; the message says what to do."""
 
 
-USER_ERRORS = (UsageError, ClassifierError, FileFormatError, ag_news.NewsDataError, OSError)
+USER_ERRORS = (
+    UsageError,
+    ClassifierError,
+    FileFormatError,
+    ag_news.NewsDataError,
+    OSError,
+    MemoryError,
+)
 
 DATA_HELP = (
     "where the news come from: a folder with train.csv and test.csv of AG News; 'tfds', to have "

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.backend import to_host, xp
+from minirnn.backend import memory_errors, to_host, xp
 from minirnn.batches import ArrayBatches, Batch, batches
 from minirnn.callbacks import Callback, History
 from minirnn.checks import whole_number
@@ -181,6 +181,7 @@ class Steps:
 # --- fit, evaluate, predict -----------------------------------------------------------------------
 
 
+@memory_errors()
 @keep_limits()
 def fit(
     model: Any,
@@ -270,6 +271,7 @@ def fit(
     return history
 
 
+@memory_errors()
 @keep_limits()
 def evaluate(
     model: Any,
@@ -299,6 +301,7 @@ def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> d
     return means.logs()
 
 
+@memory_errors()
 @keep_limits()
 def predict(
     model: Any, x: Any, batch_size: int | None = None, verbose: str | int = 0

@@ -6,18 +6,27 @@ activations: in one launch where the cell fits on a multiprocessor, else in one 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minirnn import activations
-from minirnn.backend import Array, xp
+from minirnn.backend import Array, get_backend, xp
 from minirnn.cells import Cell, GRUCell, Loops, LSTMCell, SimpleRNNCell, State
 from minirnn.cuda.modules import kernel, pointer
 from minirnn.packing import Packing
 
 LANES = 4  # that share a unit
+
+
+@functools.cache
+def shared_memory(module: Any) -> int:
+    """Bytes of it that a block may have here; without a GPU, what those of data centres have."""
+    if get_backend() == "numpy":
+        return 160 * 1024
+    return module.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
 
 
 class Size(NamedTuple):
@@ -51,7 +60,11 @@ class Loop(NamedTuple):
         threads = -(-units // 8) * 8 * LANES
         in_shared = 0 if units_of_float32 <= self.in_registers else self.in_shared
         # backward keeps four units' rows of U, whatever the number of gates
-        return Size(threads, in_shared, in_shared * max(self.gates, 4) * threads * itemsize)
+        shared_bytes = in_shared * max(self.gates, 4) * threads * itemsize
+        state = 2 * self.gates * (units + 64) * itemsize  # h or da of two steps
+        if shared_bytes + state > shared_memory(xp.module):
+            return None
+        return Size(threads, in_shared, shared_bytes)
 
 
 SIMPLE_RNN = Loop("simple_rnn", gates=1, most_units=192, in_registers=192, in_shared=0)
