@@ -24,7 +24,7 @@ REGISTERS = {
     ("lstm", 96): {"lstm_forward": 168, "lstm_backward": 168},
     ("lstm", 128): {"lstm_forward": 128, "lstm_backward": 128},
     ("gru", 16): {"gru_forward": 64, "gru_backward": 80},
-    ("gru", 64): {"gru_forward": 120, "gru_backward": 112},
+    ("gru", 64): {"gru_forward": 128, "gru_backward": 120},
     ("gru", 128): {"gru_forward": 128, "gru_backward": 128},
     ("products", None): {"project": 64, "project_backward": 72, "sum_outer": 80},
     ("step", None): {

@@ -216,7 +216,7 @@ def test_a_cell_of_any_size_that_is_taken_fits_on_a_multiprocessor(loop):
 
 # What must be noticed in lstm.cu: a pattern, and what takes its place.
 PLANTED = {
-    "no barrier in a step forward": (r"(h_prev;\n    \}\n)    __syncthreads\(\);", r"\1"),
+    "no barrier in a step forward": (r"(width\] = c;\n)    __syncthreads\(\);", r"\1"),
     "no barrier in a step backward": (r"(= da_q;\n    \}\n)    __syncthreads\(\);", r"\1"),
     "no barrier before the first step": (r"__syncthreads\(\);\n\n  for \(int s", "for (int s"),
     "one h for two steps, in turn": (r"\(s \+ 1\) % 2 \* Columns", "s % 2 * Columns"),
@@ -225,7 +225,7 @@ PLANTED = {
     "one da for two steps": (r"(\(turn \^ 1\)|turn|walk.steps % 2) \* Rows", "0 * Rows"),
     "shared memory is not set to zero": (r"for \(int k = threadIdx.x; k < 2 \* Rows.*;\n", ""),
     "the input of another gate": (r"  a \+= (.*) \+ q \* UNITS", r"  a += \1 + (q ^ 1) * UNITS"),
-    "the input of the step before": (r"a_next = a\[\(size_t\)n \*", "a_next = a[(size_t)here *"),
+    "the input of the step before": (r"a_next = a\[n \* 4 \* UNITS\];", "a_next = a[here * 4 * UNITS];"),
     "c not carried back": (r"dc \*= f;", "dc = f;"),
     "the gradient of the last state at every step": (r"    dh_last = 0;\n", ""),
 }  # fmt: skip

@@ -20,7 +20,7 @@ gru_forward(real* a, const real* U, const real* b_u, const real* first, const re
   const int u = threadIdx.x / LANES, q = threadIdx.x % LANES, team = threadIdx.x % 32 / 4 * 4;
   const int way = blockIdx.y, width = gridDim.y * UNITS, at = way * UNITS + u;
   const bool real_unit = u < UNITS, has_gate = real_unit && q < 3;
-  const Walk walk(lengths, offsets, reverse);
+  Walk walk(lengths, offsets, reverse, false);
   const int row = order ? order[walk.rank] : walk.rank;
 
   Columns<3> columns;
@@ -33,18 +33,22 @@ gru_forward(real* a, const real* U, const real* b_u, const real* first, const re
   const real bias = b_u && has_gate ? b_u[way * weights_apart + q * UNITS + u] : real(0);
   if (q == 0 && real_unit) h_shared[u] = h * keep;
   a += (size_t)way * capacity * 3 * UNITS + q * UNITS + u;
+  // Three of the four lanes keep what a step gives besides its gates: h_t, u_h, h_{t-1}.
   const size_t of_way = (size_t)way * capacity * UNITS + u;
+  real* const kept = q == 1 ? h_all + at : q == 2 ? u_h + of_way : h_before + of_way;
+  const int kept_apart = q == 1 ? width : UNITS;
+  const bool keeps = real_unit && q != 0;
   // The input of the next step, and where that of the one after it stands, are fetched ahead.
-  int n = walk.steps ? walk.place(0) : 0, n_next = walk.steps ? walk.place(1) : 0;
-  real a_next = walk.steps && has_gate ? a[(size_t)n * 3 * UNITS] : real(0);
+  int n = walk.next(), n_next = walk.next();
+  real a_next = walk.steps && has_gate ? a[n * 3 * UNITS] : real(0);
   __syncthreads();
 
   for (int s = 0; s < walk.steps; ++s) {
     const real a_t = a_next;
     const int here = n;
     n = n_next;
-    n_next = walk.place(s + 2);
-    if (has_gate && s + 1 < walk.steps) a_next = a[(size_t)n * 3 * UNITS];
+    n_next = walk.next();
+    if (has_gate && n != here) a_next = a[n * 3 * UNITS];
 
     real sums[3];
     columns.product(q, h_shared + s % 2 * Columns<3>::PADDED, sums);
@@ -57,14 +61,9 @@ gru_forward(real* a, const real* U, const real* b_u, const real* first, const re
     const real hh = tanh_of(fma(r, new_u, new_a));  //                  hh = tanh(a_h + r ⊙ u_h)
     const real h_prev = h;
     h = fma(z, h - hh, hh);  //                                         h_t = z ⊙ h + (1 - z) ⊙ hh
-    if (real_unit) {
-      const size_t step = of_way + (size_t)here * UNITS;
-      if (q == 0) h_shared[(s + 1) % 2 * Columns<3>::PADDED + u] = h * keep;
-      if (q < 3) a[(size_t)here * 3 * UNITS] = q == 2 ? hh : gate;
-      if (q == 1) h_all[(size_t)here * width + at] = h;
-      if (q == 2) u_h[step] = new_u;
-      if (q == 3) h_before[step] = h_prev;
-    }
+    if (q == 0 && real_unit) h_shared[(s + 1) % 2 * Columns<3>::PADDED + u] = h * keep;
+    if (has_gate) a[here * 3 * UNITS] = q == 2 ? hh : gate;
+    if (keeps) kept[here * kept_apart] = q == 1 ? h : q == 2 ? new_u : h_prev;
     __syncthreads();
   }
   if (last && q == 0 && real_unit) last[row * width + at] = h;
@@ -82,7 +81,7 @@ gru_backward(real* da, real* du, const real* gates, const real* u_h, const real*
   const int lane = threadIdx.x % 16;
   const int way = blockIdx.y, width = gridDim.y * UNITS, at = way * UNITS + u;
   const bool real_unit = u < UNITS;
-  const Walk walk(lengths, offsets, reverse);
+  Walk walk(lengths, offsets, reverse, true);
   const int row = order ? order[walk.rank] : walk.rank;
 
   Rows<3> part;
@@ -90,20 +89,20 @@ gru_backward(real* da, real* du, const real* gates, const real* u_h, const real*
   for (int k = threadIdx.x; k < 2 * Rows<3>::PADDED; k += THREADS) du_shared[k] = 0;
   const real keep = drop && real_unit ? drop[(way * rows + walk.rank) * UNITS + u] : real(1);
   real dh_last = dh_ends && real_unit ? dh_ends[row * width + at] : real(0);
-  const size_t gates_of_way = (size_t)way * capacity * 3 * UNITS + u;
-  const size_t of_way = (size_t)way * capacity * UNITS + u;
   const int own = min(q, 2);  // the fourth lane takes hh's place at du, where r has come in
+  const size_t gates_of_way = (size_t)way * capacity * 3 * UNITS + own * UNITS + u;
+  const size_t of_way = (size_t)way * capacity * UNITS + u;
+  da += gates_of_way, du += gates_of_way, gates += gates_of_way, u_h += of_way, h_before += of_way;
 
   // What a step needs from memory is fetched while the step after it is at work.
-  int n = walk.steps ? walk.place(walk.steps - 1) : 0;
-  int n_next = walk.steps ? walk.place(walk.steps - 2) : 0;
+  int n = walk.next(), n_next = walk.next();
   real gate = 0, new_u = 0, h_prev = 0, dh_next = 0;
-  auto fetch = [&](int at_step) {
+  auto fetch = [&](int step) {
     if (!real_unit) return;
-    gate = gates[gates_of_way + (size_t)at_step * 3 * UNITS + own * UNITS];
-    new_u = u_h[of_way + (size_t)at_step * UNITS];
-    h_prev = h_before[of_way + (size_t)at_step * UNITS];
-    if (dh_given) dh_next = dh_given[(size_t)at_step * width + at];
+    gate = gates[step * 3 * UNITS];
+    new_u = u_h[step * UNITS];
+    h_prev = h_before[step * UNITS];
+    if (dh_given) dh_next = dh_given[step * width + at];
   };
   if (walk.steps) fetch(n);
   __syncthreads();
@@ -121,18 +120,17 @@ gru_backward(real* da, real* du, const real* gates, const real* u_h, const real*
     const int here = n;
     dh_last = 0;
     n = n_next;
-    n_next = walk.place(s - 2);
-    if (s > 0) fetch(n);
+    n_next = walk.next();
+    if (n != here) fetch(n);
 
     part.product(lane, du_shared + turn * Rows<3>::PADDED, sums);
     const real dh = dh_here + sum_to_quad(sums, lane) * keep;  //   dh_t += du_{t+1} Uᵀ
     const real d = dh * local;
     through = dh * z;  //                                           dh_{t-1} += dh_t ⊙ z
     if (real_unit) {
-      const size_t step = gates_of_way + (size_t)here * 3 * UNITS + own * UNITS;
-      if (q < 3) da[step] = d;
+      if (q < 3) da[here * 3 * UNITS] = d;
       if (q != 2) {
-        du[step] = d;
+        du[here * 3 * UNITS] = d;
         du_shared[(turn ^ 1) * Rows<3>::PADDED + own * UNITS + u] = d;
       }
     }

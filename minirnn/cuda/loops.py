@@ -68,7 +68,7 @@ class Loop(NamedTuple):
 
 
 SIMPLE_RNN = Loop("simple_rnn", gates=1, most_units=192, in_registers=192, in_shared=0)
-LSTM = Loop("lstm", gates=4, most_units=128, in_registers=96, in_shared=12)
+LSTM = Loop("lstm", gates=4, most_units=128, in_registers=96, in_shared=16)
 GRU = Loop("gru", gates=3, most_units=128, in_registers=96, in_shared=8)
 
 

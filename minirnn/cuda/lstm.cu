@@ -20,7 +20,7 @@ lstm_forward(real* a, const real* U, const real* b_u, const real* h_first, const
   const int u = threadIdx.x / LANES, q = threadIdx.x % LANES, team = threadIdx.x % 32 / 4 * 4;
   const int way = blockIdx.y, width = gridDim.y * UNITS, at = way * UNITS + u;
   const bool real_unit = u < UNITS;
-  const Walk walk(lengths, offsets, reverse);
+  Walk walk(lengths, offsets, reverse, false);
   const int row = order ? order[walk.rank] : walk.rank;
 
   Columns<4> columns;
@@ -33,20 +33,26 @@ lstm_forward(real* a, const real* U, const real* b_u, const real* h_first, const
   const real keep = drop && real_unit ? drop[(way * rows + walk.rank) * UNITS + u] : real(1);
   if (q == 0 && real_unit) h_shared[u] = h * keep;
   a += (size_t)way * capacity * 4 * UNITS + q * UNITS + u;
+  if (c_all) c_all += at;
+  // Besides its gate, each lane keeps one of the four other things that a step gives.
   const size_t of_way = (size_t)way * capacity * UNITS + u;
+  real* const kept = q == 0 ? h_before + of_way : q == 1 ? h_all + at : q == 2 ? c_before + of_way
+                                                                              : tanh_c + of_way;
+  const int kept_apart = q == 1 ? width : UNITS;
+  const bool keeps = real_unit && (q != 0 || h_before);
   // σ(a) = tanh(a / 2) / 2 + 1/2, so that all lanes do the same: one tanh.
   const real half = q == 2 ? real(1) : real(0.5), shift = 1 - half;
   // The input of the next step, and where that of the one after it stands, are fetched ahead.
-  int n = walk.steps ? walk.place(0) : 0, n_next = walk.steps ? walk.place(1) : 0;
-  real a_next = walk.steps && real_unit ? a[(size_t)n * 4 * UNITS] : real(0);
+  int n = walk.next(), n_next = walk.next();
+  real a_next = walk.steps && real_unit ? a[n * 4 * UNITS] : real(0);
   __syncthreads();
 
   for (int s = 0; s < walk.steps; ++s) {
     const real a_t = a_next;
     const int here = n;
     n = n_next;
-    n_next = walk.place(s + 2);
-    if (real_unit && s + 1 < walk.steps) a_next = a[(size_t)n * 4 * UNITS];
+    n_next = walk.next();
+    if (real_unit && n != here) a_next = a[n * 4 * UNITS];
 
     real sums[4];
     columns.product(q, h_shared + s % 2 * Columns<4>::PADDED, sums);
@@ -58,16 +64,10 @@ lstm_forward(real* a, const real* U, const real* b_u, const real* h_first, const
     c = fma(f, c, i * g);  //                                c_t = f ⊙ c_{t-1} + i ⊙ g
     const real squashed = tanh_of(c);
     h = o * squashed;  //                                    h_t = o ⊙ tanh(c_t)
-    if (real_unit) {
-      const size_t step = of_way + (size_t)here * UNITS, shown = (size_t)here * width + at;
-      if (q == 0) h_shared[(s + 1) % 2 * Columns<4>::PADDED + u] = h * keep;
-      a[(size_t)here * 4 * UNITS] = gate;
-      if (q == 1) h_all[shown] = h;
-      if (q == 1 && c_all) c_all[shown] = c;
-      if (q == 2) c_before[step] = c_prev;
-      if (q == 3) tanh_c[step] = squashed;
-      if (q == 0 && h_before) h_before[step] = h_prev;
-    }
+    if (q == 0 && real_unit) h_shared[(s + 1) % 2 * Columns<4>::PADDED + u] = h * keep;
+    if (real_unit) a[here * 4 * UNITS] = gate;
+    if (keeps) kept[here * kept_apart] = q == 0 ? h_prev : q == 1 ? h : q == 2 ? c_prev : squashed;
+    if (c_all && q == 1 && real_unit) c_all[here * width] = c;
     __syncthreads();
   }
   if (h_last && q == 0 && real_unit) h_last[row * width + at] = h;
@@ -85,7 +85,7 @@ lstm_backward(real* da, real* du, const real* gates, const real* tanh_c, const r
   const int lane = threadIdx.x % 16;
   const int way = blockIdx.y, width = gridDim.y * UNITS, at = way * UNITS + u;
   const bool real_unit = u < UNITS;
-  const Walk walk(lengths, offsets, reverse);
+  Walk walk(lengths, offsets, reverse, true);
   const int row = order ? order[walk.rank] : walk.rank;
 
   Rows<4> part;
@@ -96,18 +96,18 @@ lstm_backward(real* da, real* du, const real* gates, const real* tanh_c, const r
   real dc = dc_ends && real_unit ? dc_ends[row * width + at] : real(0);
   const size_t gate_of_way = (size_t)way * capacity * 4 * UNITS + q * UNITS + u;
   const size_t of_way = (size_t)way * capacity * UNITS + u;
+  da += gate_of_way, gates += gate_of_way, tanh_c += of_way, c_before += of_way;
 
   // What a step needs from memory is fetched while the step after it is at work.
-  int n = walk.steps ? walk.place(walk.steps - 1) : 0;
-  int n_next = walk.steps ? walk.place(walk.steps - 2) : 0;
+  int n = walk.next(), n_next = walk.next();
   real gate = 0, squashed = 0, c_prev = 0, dh_next = 0, dc_next = 0;
-  auto fetch = [&](int at_step) {
+  auto fetch = [&](int step) {
     if (!real_unit) return;
-    gate = gates[gate_of_way + (size_t)at_step * 4 * UNITS];
-    squashed = tanh_c[of_way + (size_t)at_step * UNITS];
-    c_prev = c_before[of_way + (size_t)at_step * UNITS];
-    if (dh_given) dh_next = dh_given[(size_t)at_step * width + at];
-    if (dc_given) dc_next = dc_given[(size_t)at_step * width + at];
+    gate = gates[step * 4 * UNITS];
+    squashed = tanh_c[step * UNITS];
+    c_prev = c_before[step * UNITS];
+    if (dh_given) dh_next = dh_given[step * width + at];
+    if (dc_given) dc_next = dc_given[step * width + at];
   };
   if (walk.steps) fetch(n);
   __syncthreads();
@@ -124,8 +124,8 @@ lstm_backward(real* da, real* du, const real* gates, const real* tanh_c, const r
     const int here = n;
     dh_last = 0;
     n = n_next;
-    n_next = walk.place(s - 2);
-    if (s > 0) fetch(n);
+    n_next = walk.next();
+    if (n != here) fetch(n);
 
     part.product(lane, da_shared + turn * Rows<4>::PADDED, sums);
     const real dh = dh_here + sum_to_quad(sums, lane) * keep;  //   dh_t += da_{t+1} Uᵀ
@@ -134,7 +134,7 @@ lstm_backward(real* da, real* du, const real* gates, const real* tanh_c, const r
     dc *= f;  //                                                    dc_{t-1} = dc_t ⊙ f
     if (real_unit) {
       da_shared[(turn ^ 1) * Rows<4>::PADDED + q * UNITS + u] = da_q;
-      da[gate_of_way + (size_t)here * 4 * UNITS] = da_q;
+      da[here * 4 * UNITS] = da_q;
     }
     __syncthreads();
   }

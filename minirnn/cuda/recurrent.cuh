@@ -168,17 +168,24 @@ __device__ __forceinline__ void load_rows(Rows<GATES>& part, const real* U, int 
 
 // --- where a row's steps stand ---
 
-// A row's walk through the packed steps. Step s of the walk
-// stands at `offsets[k] + rank`, k being s, or counted from the row's last step.
+// A row's walk through the packed steps, from its first to its last, or back. Step k of the row
+// stands at `offsets[k] + rank`; `next` gives one place after the other, and the last one again
+// when there are no more, so that a loop may ask ahead.
 struct Walk {
-  const int* offsets;
-  int rank, steps;
-  bool backwards;
-  __device__ __forceinline__ Walk(const int* lengths, const int* offsets, int reverse)
-      : offsets(offsets), rank(blockIdx.x), steps(lengths[blockIdx.x]),
-        backwards(reverse >> blockIdx.y & 1) {}
-  __device__ __forceinline__ int place(int s) const {
-    s = min(max(s, 0), steps - 1);
-    return offsets[backwards ? steps - 1 - s : s] + rank;
+  const int* offset;
+  int rank, steps, left, forwards, here;
+  __device__ __forceinline__ Walk(const int* lengths, const int* offsets, int reverse, bool back)
+      : rank(blockIdx.x), steps(lengths[blockIdx.x]), left(steps), here(0) {
+    const bool from_the_last = (reverse >> blockIdx.y & 1) != back;
+    forwards = from_the_last ? -1 : 1;
+    offset = offsets + (from_the_last ? steps - 1 : 0);
+  }
+  __device__ __forceinline__ int next() {
+    if (left > 0) {
+      here = *offset + rank;
+      offset += forwards;
+      --left;
+    }
+    return here;
   }
 };

@@ -17,7 +17,7 @@ simple_rnn_forward(const real* a, const real* U, const real* b_u, const real* fi
   const int u = threadIdx.x / LANES, q = threadIdx.x % LANES;
   const int way = blockIdx.y, width = gridDim.y * UNITS, at = way * UNITS + u;
   const bool real_unit = u < UNITS;
-  const Walk walk(lengths, offsets, reverse);
+  Walk walk(lengths, offsets, reverse, false);
   const int row = order ? order[walk.rank] : walk.rank;
 
   Columns<1> columns;
@@ -28,29 +28,29 @@ simple_rnn_forward(const real* a, const real* U, const real* b_u, const real* fi
   real h = first && real_unit ? first[row * width + at] : real(0);
   const real keep = drop && real_unit ? drop[(way * rows + walk.rank) * UNITS + u] : real(1);
   if (q == 0 && real_unit) h_shared[u] = h * keep;
-  a += (size_t)way * capacity * UNITS;
-  if (h_before) h_before += (size_t)way * capacity * UNITS;
+  a += (size_t)way * capacity * UNITS + u;
+  // Two of the four lanes keep what a step gives: h_t and h_{t-1}.
+  real* const kept = q == 1 ? h_all + at : q == 2 ? h_before + (size_t)way * capacity * UNITS + u : h_all;
+  const int kept_apart = q == 1 ? width : UNITS;
+  const bool keeps = real_unit && (q == 1 || (q == 2 && h_before));
   // The input of the next step, and where that of the one after it stands, are fetched ahead.
-  int n = walk.steps ? walk.place(0) : 0, n_next = walk.steps ? walk.place(1) : 0;
-  real a_next = walk.steps && real_unit ? a[(size_t)n * UNITS + u] : real(0);
+  int n = walk.next(), n_next = walk.next();
+  real a_next = walk.steps && real_unit ? a[n * UNITS] : real(0);
   __syncthreads();
 
   for (int s = 0; s < walk.steps; ++s) {
     const real a_t = a_next;
     const int here = n;
     n = n_next;
-    n_next = walk.place(s + 2);
-    if (real_unit) a_next = a[(size_t)n * UNITS + u];
+    n_next = walk.next();
+    if (real_unit) a_next = a[n * UNITS];
 
     real sums[1];
     columns.product(q, h_shared + s % 2 * Columns<1>::PADDED, sums);
     const real before = h;
     h = tanh_of(a_t + sum_of_lanes(sums[0]));  //            h_t = tanh(a_t + h_{t-1} U)
-    if (real_unit) {
-      if (q == 0) h_shared[(s + 1) % 2 * Columns<1>::PADDED + u] = h * keep;
-      if (q == 1) h_all[(size_t)here * width + at] = h;
-      if (q == 2 && h_before) h_before[(size_t)here * UNITS + u] = before;
-    }
+    if (q == 0 && real_unit) h_shared[(s + 1) % 2 * Columns<1>::PADDED + u] = h * keep;
+    if (keeps) kept[here * kept_apart] = q == 1 ? h : before;
     __syncthreads();
   }
   if (last && q == 0 && real_unit) last[row * width + at] = h;
@@ -67,7 +67,7 @@ simple_rnn_backward(real* da, real* du, const real* gates, const real* extra, co
   const int u = threadIdx.x / LANES, q = threadIdx.x % LANES, lane = threadIdx.x % 16;
   const int way = blockIdx.y, width = gridDim.y * UNITS, at = way * UNITS + u;
   const bool real_unit = u < UNITS;
-  const Walk walk(lengths, offsets, reverse);
+  Walk walk(lengths, offsets, reverse, true);
   const int row = order ? order[walk.rank] : walk.rank;
 
   Rows<1> part;
@@ -75,14 +75,16 @@ simple_rnn_backward(real* da, real* du, const real* gates, const real* extra, co
   for (int k = threadIdx.x; k < 2 * Rows<1>::PADDED; k += THREADS) da_shared[k] = 0;
   const real keep = drop && real_unit ? drop[(way * rows + walk.rank) * UNITS + u] : real(1);
   real dh_last = dh_ends && real_unit ? dh_ends[row * width + at] : real(0);
-  da += (size_t)way * capacity * UNITS;
-  int n = walk.steps ? walk.place(walk.steps - 1) : 0;
-  int n_next = walk.steps ? walk.place(walk.steps - 2) : 0;
+  da += (size_t)way * capacity * UNITS + u;
+  // What a step needs from memory is fetched while the step after it is at work.
+  int n = walk.next(), n_next = walk.next();
   real h_next = 0, given_next = 0;
-  if (walk.steps && real_unit) {
-    h_next = h[(size_t)n * width + at];
-    if (dh_given) given_next = dh_given[(size_t)n * width + at];
-  }
+  auto fetch = [&](int step) {
+    if (!real_unit) return;
+    h_next = h[step * width + at];
+    if (dh_given) given_next = dh_given[step * width + at];
+  };
+  if (walk.steps) fetch(n);
   __syncthreads();
 
   real sums[4];
@@ -91,11 +93,8 @@ simple_rnn_backward(real* da, real* du, const real* gates, const real* extra, co
     const int here = n;
     dh_last = 0;
     n = n_next;
-    n_next = walk.place(s - 2);
-    if (real_unit) {
-      h_next = h[(size_t)n * width + at];
-      if (dh_given) given_next = dh_given[(size_t)n * width + at];
-    }
+    n_next = walk.next();
+    fetch(n);
     const real slope = 1 - h_t * h_t;
 
     part.product(lane, da_shared + turn * Rows<1>::PADDED, sums);
@@ -103,7 +102,7 @@ simple_rnn_backward(real* da, real* du, const real* gates, const real* extra, co
     const real da_t = dh * slope;  //                           da_t = dh_t ⊙ tanh'(a_t)
     if (real_unit) {
       if (q == 0) da_shared[(turn ^ 1) * Rows<1>::PADDED + u] = da_t;
-      if (q == 1) da[(size_t)here * UNITS + u] = da_t;
+      if (q == 1) da[here * UNITS] = da_t;
     }
     __syncthreads();
   }
