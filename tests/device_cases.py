@@ -18,7 +18,7 @@ def like(y: Any, rng: np.random.Generator) -> Any:
     return to_device(rng.normal(size=y.shape), dtype=y.dtype)
 
 
-def compare(run: Callable[[], Any], rtol: float = 1e-5, atol: float = 2e-6) -> None:
+def compare(run: Callable[[], Any], rtol: float = 1e-5, atol: float = 1e-5) -> None:
     """That `run` gives the same on the stand-in as on NumPy: arrays, numbers, tuples, dicts ..."""
     expected = run()
     with installed():

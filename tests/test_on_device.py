@@ -35,6 +35,9 @@ from minirnn.layers import (
 from minirnn.layers.bidirectional import MERGE_MODES
 from minirnn.packing import Mask
 
+pytestmark = pytest.mark.usefixtures("loops_that_run_here")
+either_loop = pytest.mark.usefixtures("either_loop")
+
 BATCH, TIME = 5, 7
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(BATCH, TIME, FEATURES)).astype("float32")
@@ -82,6 +85,7 @@ OPTIONS = {
 }
 
 
+@either_loop
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_recurrent_layers(kind, options):
@@ -89,6 +93,7 @@ def test_recurrent_layers(kind, options):
         compare(layer_run(lambda: make(kind, **options), mask=mask, training=True))
 
 
+@either_loop
 @pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("merge_mode", MERGE_MODES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,6 +106,7 @@ def test_bidirectional(kind, merge_mode, sequences):
         compare(layer_run(made, mask=mask, training=True))
 
 
+@either_loop
 @pytest.mark.parametrize("kind", KINDS)
 def test_initial_states(kind):
     states = np.random.default_rng(4).normal(size=(4, BATCH, UNITS)).astype("float32")
@@ -116,6 +122,7 @@ def test_initial_states(kind):
     compare(layer_run(lambda: make(kind), initial_state=from_the_host))
 
 
+@either_loop
 @pytest.mark.parametrize("kind", KINDS)
 def test_stateful_layers(kind):
     def run():
@@ -128,6 +135,7 @@ def test_stateful_layers(kind):
     compare(run)
 
 
+@either_loop
 @pytest.mark.parametrize("cell", [SimpleRNNCell, LSTMCell, GRUCell, GRUCellResetBefore])
 def test_one_step_of_a_cell(cell):
     def run():
@@ -152,6 +160,7 @@ MOVING_NOTHING = {
 }
 
 
+@either_loop
 @pytest.mark.parametrize("case", MOVING_NOTHING)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_once_the_packing_of_a_mask_is_known(kind, case):
@@ -293,8 +302,8 @@ def test_a_look_at_the_device_is_seen(monkeypatch):
 
 
 def test_numbers_that_were_never_written_are_seen(monkeypatch):
-    run = layer_run(lambda: make("simple_rnn", return_sequences=True))
+    run = layer_run(lambda: make("gru_reset_before", return_sequences=True))
     with installed():
         assert np.isfinite(to_host(run()[0])).all()
-        monkeypatch.setattr(SimpleRNNCell, "steps", lambda *arguments: None)
+        monkeypatch.setattr(GRUCellResetBefore, "steps", lambda *arguments: None)
         assert np.isnan(to_host(run()[0])).all()
