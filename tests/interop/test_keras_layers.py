@@ -365,6 +365,7 @@ OPTIMIZERS = {
     "adagrad": ("Adagrad", {"learning_rate": 0.1}),
     "adam": ("Adam", {"learning_rate": 0.01}),
     "adam-other": ("Adam", {"learning_rate": 0.05, "beta_1": 0.8, "beta_2": 0.99}),
+    "adam-epsilon": ("Adam", {"learning_rate": 0.05, "epsilon": 0.03}),
     "clipnorm": ("Adam", {"clipnorm": 0.5}),
     "global_clipnorm": ("SGD", {"learning_rate": 0.2, "global_clipnorm": 0.7}),
     "clipvalue": ("Adam", {"clipvalue": 0.1}),
