@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from given_draws import GivenDraws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from keras_twins import (  # noqa: E402
     twins,
 )
 
-from minirnn import Sequential, layers, set_random_seed  # noqa: E402
+from minirnn import Sequential, initializers, layers, set_random_seed  # noqa: E402
 
 KINDS = ["SimpleRNN", "LSTM", "GRU"]
 
@@ -153,6 +154,24 @@ def test_random_shapes_and_masks(kind, rows, time, both, seed):
     compare(mine, theirs, rng, rng.random((rows, time)) < 0.7, rows=rows, time=time)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_keeps_the_weights_it_has(kind):
+    """Built first and put into a layer then, it is not built again."""
+    rng = np.random.default_rng(16)
+    mine, theirs = (getattr(lib, f"{kind}Cell")(U) for lib in (layers, keras.layers))
+    mine.build(F)
+    theirs.build((B, F))
+    weights = [rng.normal(size=w.shape).astype("float32") for w in mine.params.values()]
+    mine.params = dict(zip(mine.params, weights, strict=True))
+    theirs.set_weights([w.copy() for w in weights])
+    mine, theirs = layers.RNN(mine), keras.layers.RNN(theirs)
+    mine.build((None, None, F))
+    theirs.build((B, T, F))
+    for one, other in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    compare(mine, theirs, rng, mask_of("holes"))
+
+
 # --- the rest -------------------------------------------------------------------------------------
 
 
@@ -268,6 +287,29 @@ def test_initial_weights_follow_the_same_rules(kind):
             np.testing.assert_array_equal(one, other)
 
 
+INITIALIZERS = [
+    ("RandomUniform", {"minval": -0.3, "maxval": 0.7}),
+    ("RandomNormal", {"mean": 0.2, "stddev": 0.4}),
+    ("GlorotUniform", {}),
+    ("HeUniform", {}),
+    ("Orthogonal", {}),
+    ("Orthogonal", {"gain": 1.3}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), INITIALIZERS, ids=lambda v: str(v))
+@pytest.mark.parametrize("shape", [(7, 11), (13, 5), (17, 17)])
+def test_initial_weights_from_the_same_draws(name, options, shape):
+    """Keras draws the same numbers again from the same seed: ours starts from these."""
+    draw = keras.random.uniform if name.endswith("Uniform") else keras.random.normal
+    # Of an orthogonal matrix, Keras and we draw the tall one of both forms.
+    drawn = (max(shape), min(shape)) if name == "Orthogonal" else shape
+    numbers = np.asarray(draw(drawn, seed=17), "float64")
+    mine = getattr(initializers, name)(**options)
+    want = np.asarray(getattr(keras.initializers, name)(**options, seed=17)(shape))
+    np.testing.assert_allclose(mine.draw(shape, GivenDraws(numbers)), want, **CLOSE)
+
+
 @pytest.mark.parametrize("forget", [False, True])
 @pytest.mark.parametrize("initializer", ["zeros", "ones"])
 def test_unit_forget_bias(forget, initializer):
@@ -323,6 +365,7 @@ OPTIMIZERS = {
     "adagrad": ("Adagrad", {"learning_rate": 0.1}),
     "adam": ("Adam", {"learning_rate": 0.01}),
     "adam-other": ("Adam", {"learning_rate": 0.05, "beta_1": 0.8, "beta_2": 0.99}),
+    "adam-epsilon": ("Adam", {"learning_rate": 0.05, "epsilon": 0.03}),
     "clipnorm": ("Adam", {"clipnorm": 0.5}),
     "global_clipnorm": ("SGD", {"learning_rate": 0.2, "global_clipnorm": 0.7}),
     "clipvalue": ("Adam", {"clipvalue": 0.1}),

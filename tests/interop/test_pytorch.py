@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from given_draws import GivenDraws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn
 
 from minirnn import Input, Sequential, layers, set_random_seed  # noqa: E402
+from minirnn.initializers import GlorotUniform, Orthogonal, RandomUniform  # noqa: E402
 from minirnn.interop import pytorch  # noqa: E402
 from minirnn.packing import full_mask  # noqa: E402
 from minirnn.timeloop import run, run_backward  # noqa: E402
@@ -147,6 +149,81 @@ def test_gradients_of_the_states_after_every_step(kind):
     np.testing.assert_allclose(packing.unpack(dx), tensor.grad.numpy(), **CLOSE)
     for one, other in zip(dstate, start, strict=True):
         np.testing.assert_allclose(one, other.grad.numpy(), **CLOSE)
+
+
+@pytest.mark.parametrize("activation", ["linear", "tanh", "softmax"])
+@pytest.mark.parametrize("distributed", [False, True])
+def test_dense_reads_the_real_steps_alone(activation, distributed):
+    """As a PyTorch layer that is given the steps of a packed sequence: behind it padding is 0."""
+    torch.manual_seed(7)
+    theirs = nn.Linear(11, 3).double()
+    function = {"linear": lambda a: a, "tanh": torch.tanh, "softmax": lambda a: a.softmax(-1)}
+    dense = layers.Dense(3, activation)
+    ours = layers.TimeDistributed(dense) if distributed else dense
+    ours.build((None, None, 11))
+    dense.cast("float64")
+    dense.set_weights([theirs.weight.detach().numpy().T, theirs.bias.detach().numpy()])
+    rng = np.random.default_rng(7)
+    lengths, mask = ragged(rng)
+    x, dy = rng.normal(size=(5, 7, 11)), rng.normal(size=(5, 7, 3))
+
+    tensor = torch.tensor(x, requires_grad=True)
+    packed = nn.utils.rnn.pack_padded_sequence(tensor, torch.tensor(lengths), batch_first=True)
+    steps = function[activation](theirs(packed.data))
+    packed = nn.utils.rnn.PackedSequence(steps, packed.batch_sizes)
+    want, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)
+    want.backward(torch.tensor(dy))
+
+    y, cache = ours.forward(x, mask=mask)
+    np.testing.assert_allclose(y, want.detach().numpy(), **CLOSE)
+    dx, grads = ours.backward(dy, cache)
+    np.testing.assert_allclose(dx, tensor.grad.numpy(), **CLOSE)
+    np.testing.assert_allclose(grads["kernel"].T, theirs.weight.grad.numpy(), **CLOSE)
+    np.testing.assert_allclose(grads["bias"], theirs.bias.grad.numpy(), **CLOSE)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7])
+def test_dropout(rate):
+    """With PyTorch's draws the same numbers; with draws of our own the same share of zeros."""
+    torch.manual_seed(8)
+    rng = np.random.default_rng(8)
+    x, dy = rng.normal(size=(101, 103)), rng.normal(size=(101, 103))
+    theirs, ours = nn.Dropout(rate), layers.Dropout(rate, seed=8)
+    tensor = torch.tensor(x, requires_grad=True)
+    want = theirs(tensor)
+    want.backward(torch.tensor(dy))
+    want = want.detach().numpy()
+    y = ours(x, training=True)
+    assert (y == 0).mean() == pytest.approx((want == 0).mean(), abs=0.02)
+
+    dropped, kept = rng.uniform(0, rate, x.shape), rng.uniform(rate, 1, x.shape)
+    ours.generator = GivenDraws(np.where(want == 0, dropped, kept))
+    y, cache = ours.forward(x, training=True)
+    dx, _ = ours.backward(dy, cache)
+    np.testing.assert_allclose(y, want, **CLOSE)
+    np.testing.assert_allclose(dx, tensor.grad.numpy(), **CLOSE)
+    assert np.array_equal(ours(x), theirs.eval()(tensor).detach().numpy())
+
+
+def test_one_seed_starts_both_directions_differently():
+    """As PyTorch does (Keras starts them alike: see docs/differences.md)."""
+    torch.manual_seed(9)
+    theirs = nn.LSTM(17, 23, bidirectional=True)
+    want = [weight.detach().numpy() for weight in theirs.parameters()]
+    layer = layers.LSTM(
+        23,
+        kernel_initializer=GlorotUniform(seed=9),
+        recurrent_initializer=Orthogonal(seed=9),
+        bias_initializer=RandomUniform(-1, 1, seed=9),
+        unit_forget_bias=False,
+    )
+    ours = layers.Bidirectional(layer)
+    ours.build((None, None, 17))
+    for weights in (want, ours.get_weights()):
+        half = len(weights) // 2
+        for ahead, back in zip(weights[:half], weights[half:], strict=True):
+            assert ahead.shape == back.shape
+            assert abs(np.corrcoef(ahead.ravel(), back.ravel())[0, 1]) < 0.3
 
 
 class Classifier(nn.Module):
