@@ -260,10 +260,10 @@ def test_memory_stays_as_it_is():
         model = classifier("lstm")
         model.fit(x, y, batch_size=8, epochs=1, verbose=0)
         gc.collect()
-        before = sum(isinstance(o, strict_cupy.ndarray) for o in gc.get_objects())
+        before = sum(type(o) is strict_cupy.ndarray for o in gc.get_objects())
         model.fit(x, y, batch_size=8, epochs=20, verbose=0)
         gc.collect()
-        assert sum(isinstance(o, strict_cupy.ndarray) for o in gc.get_objects()) <= before + 2
+        assert sum(type(o) is strict_cupy.ndarray for o in gc.get_objects()) <= before + 2
 
 
 # --- what can go wrong ----------------------------------------------------------------------------
