@@ -225,7 +225,7 @@ PLANTED = {
     "one da for two steps": (r"(\(turn \^ 1\)|turn|walk.steps % 2) \* Rows", "0 * Rows"),
     "shared memory is not set to zero": (r"for \(int k = threadIdx.x; k < 2 \* Rows.*;\n", ""),
     "the input of another gate": (r"  a \+= (.*) \+ q \* UNITS", r"  a += \1 + (q ^ 1) * UNITS"),
-    "the input of the step before": (r"a_next = a\[n \* 4 \* UNITS\];", "a_next = a[here * 4 * UNITS];"),
+    "the input of the step before": (r"a_next = a\[n \*", "a_next = a[here *"),
     "c not carried back": (r"dc \*= f;", "dc = f;"),
     "the gradient of the last state at every step": (r"    dh_last = 0;\n", ""),
 }  # fmt: skip
