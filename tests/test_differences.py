@@ -27,6 +27,7 @@ from minirnn.layers import (
     GRUCellResetBefore,
     LSTMCell,
     TextVectorization,
+    TimeDistributed,
 )
 from minirnn.packing import Mask
 
@@ -210,6 +211,14 @@ def test_ids_with_fractions():
     with pytest.raises(TypeError, match="whole numbers .* with fractions"):
         Embedding(6, 2)(np.array([[1.0, 2.5]]))
     assert Embedding(6, 2)(np.array([[1.0, 2.0]])).shape == (1, 2, 2)
+
+
+def test_dense_at_masked_steps():
+    """what `Dense` and `TimeDistributed` show at masked steps"""
+    for layer in (Dense(2), TimeDistributed(Dense(2))):
+        y = layer(steps() + 1, mask=MASK)
+        assert not y[~MASK].any()
+        assert y[MASK].any(axis=-1).all()
 
 
 def test_max_pooling_and_masks():
