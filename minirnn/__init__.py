@@ -8,6 +8,7 @@ from minirnn import (
     activations,
     callbacks,
     data,
+    generation,
     initializers,
     layers,
     losses,
@@ -17,6 +18,7 @@ from minirnn import (
     utils,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
+from minirnn.generation import generate
 from minirnn.gradcheck import gradcheck
 from minirnn.invariance import check_padding_invariance
 from minirnn.layers import Input
@@ -35,6 +37,8 @@ __all__ = [
     "callbacks",
     "check_padding_invariance",
     "data",
+    "generate",
+    "generation",
     "get_backend",
     "gradcheck",
     "initializers",
