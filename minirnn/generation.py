@@ -249,13 +249,7 @@ def generate(
     whole_number("steps", steps)
     model.require_built()
     layers = stack_of(model.without_vectorizer().layers)
-    limit, padded = vocabulary(layers[0]), layers[0].mask_zero
-    classes = layers[-1].compute_output_shape((None, None, None))[-1]
-    if classes is not None and classes > limit:
-        raise ValueError(
-            f"{layers[-1].name}: it gives {classes} classes, and {layers[0].name} takes ids below "
-            f"{limit}: an id that is drawn could not be read"
-        )
+    limit, padded = readable(layers), layers[0].mask_zero
     alone, rows = beginnings(start_ids, limit)
     if padded:
         rows = [row[row != 0] for row in rows]
@@ -282,9 +276,17 @@ def beginnings(start_ids: Any, limit: int) -> tuple[bool, list[np.ndarray]]:
     return alone, [checked_ids("start_ids", row, limit) for row in rows]
 
 
-def vocabulary(layer: Embedding | OneHot) -> int:
-    """How many ids a first layer takes."""
-    return layer.input_dim if isinstance(layer, Embedding) else layer.num_tokens
+def readable(layers: Sequence[Layer]) -> int:
+    """How many ids the first layer takes, if it takes all that the last one gives."""
+    first, last = layers[0], layers[-1]
+    limit = first.input_dim if isinstance(first, Embedding) else first.num_tokens
+    classes = last.compute_output_shape((None, None, None))[-1]
+    if classes is not None and classes > limit:
+        raise ValueError(
+            f"{last.name}: it gives {classes} classes, and {first.name} takes ids below {limit}: "
+            "an id that is drawn could not be read"
+        )
+    return limit
 
 
 def drawing(
