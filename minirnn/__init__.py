@@ -15,6 +15,7 @@ from minirnn import (
     metrics,
     models,
     optimizers,
+    seq2seq,
     utils,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
@@ -24,6 +25,7 @@ from minirnn.invariance import check_padding_invariance
 from minirnn.layers import Input
 from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
+from minirnn.seq2seq import Seq2Seq
 from minirnn.training import NonFiniteError
 
 __version__ = "0.1.0"
@@ -32,6 +34,7 @@ __all__ = [
     "FileFormatError",
     "Input",
     "NonFiniteError",
+    "Seq2Seq",
     "Sequential",
     "activations",
     "callbacks",
@@ -48,6 +51,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "seq2seq",
     "set_backend",
     "set_floatx",
     "set_random_seed",
