@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minirnn
-from minirnn import NonFiniteError, Sequential, callbacks, initializers, losses, optimizers
+from minirnn import NonFiniteError, Seq2Seq, Sequential, callbacks, initializers, losses, optimizers
 from minirnn.base import RowGradient
 from minirnn.data import Dataset
 from minirnn.layers import (
@@ -278,6 +278,21 @@ def test_functional_models():
     """`Model(inputs, outputs)`"""
     assert not hasattr(minirnn, "Model")
     assert not hasattr(minirnn.models, "Model")
+
+
+def test_sequence_to_sequence():
+    """sequence to sequence"""
+    ends = {"start": 5, "end": 6}
+    encoder = [Embedding(9, 2, mask_zero=True), GRU(3, return_state=True)]
+    decoder = [Embedding(7, 2, mask_zero=True), GRU(3, return_sequences=True), Dense(7, "softmax")]
+    model = Seq2Seq(encoder, decoder, **ends)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit([[1, 2], [3]], [[4], [1, 2, 3]], verbose=0)
+    assert len(model.translate([[1, 2], [3]], max_length=4)) == 2
+    with pytest.raises(ValueError, match="the model puts these where they belong"):
+        model.fit([[1, 2]], [[5, 4]], verbose=0)
+    with pytest.raises(ValueError, match="mask_zero=True"):
+        Seq2Seq(encoder, [Embedding(7, 2), *decoder[1:]], **ends)
 
 
 # --- Masks, losses, metrics -----------------------------------------------------------------------
