@@ -9,6 +9,7 @@ import strict_cupy
 
 import minirnn
 from minirnn import callbacks, losses, optimizers
+from minirnn.cuda import loops
 from minirnn.cuda.graph import MOST_ROWS, MOST_STEPS, training_graph
 from minirnn.data import Dataset
 from minirnn.layers import GRU, LSTM, Bidirectional, Dense, Dropout, Embedding, SimpleRNN
@@ -113,6 +114,16 @@ def test_training_is_the_same(kind, mask_zero):
     x, y = rows_of_text(45)
     launched = agree(lambda: classifier(kind, mask_zero), x, y, validation_data=(x[:9], y[:9]))
     assert launched["plan"] == launched["adam_dense"] == 2 * 6  # every step was one of the graph
+
+
+@pytest.mark.parametrize("kind", ["two bidirectional lstm", "all kinds"])
+def test_cells_that_are_large_take_a_launch_for_each_step(kind, monkeypatch):
+    monkeypatch.setattr(loops.Loop, "size", lambda *size: None)  # as if they were
+    x, y = rows_of_text(12, longest=18)
+    launched = agree(lambda: classifier(kind), x, y, batch_size=6)
+    assert launched["plan"] == 4
+    cell = "lstm" if "lstm" in kind else "gru"
+    assert launched[f"{cell}_step"] == launched[f"{cell}_step_backward"] > 4 * 16
 
 
 @pytest.mark.parametrize("schedule", cuda_emulator.SCHEDULES)
@@ -330,7 +341,6 @@ UNUSUAL = {
     "reads backwards": lambda: classifier([LSTM(3, go_backwards=True)]),
     "another merge": lambda: classifier([Bidirectional(LSTM(3), merge_mode="sum")]),
     "reset before": lambda: classifier([GRU(3, reset_after=False)]),
-    "large": lambda: classifier([LSTM(129)]),
 }
 
 

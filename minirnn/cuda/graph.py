@@ -35,7 +35,17 @@ from minirnn import losses, metrics
 from minirnn.backend import Array, get_backend, to_device, to_host, xp
 from minirnn.cells import Cell
 from minirnn.checks import all_within
-from minirnn.cuda.loops import GRU, LSTM, SIMPLE_RNN, Loop, loop_of, time_loop
+from minirnn.cuda.loops import (
+    GRU,
+    LSTM,
+    SIMPLE_RNN,
+    WIDE,
+    Loop,
+    loop_of,
+    time_loop,
+    wide_grid,
+    wide_step,
+)
 from minirnn.cuda.modules import kernel, pointer
 from minirnn.layers import RNN, Bidirectional, Dense, Embedding
 from minirnn.layers.embedding import checked_ids
@@ -103,12 +113,9 @@ def _is_usual(layer: Any, return_sequences: bool) -> bool:
         Bidirectional.forward,
     ):
         return False
-    loop, size = loop_of(pattern.cell), None
-    if loop is not None:
-        size = loop.size(pattern.units)
     options = "return_state", "go_backwards", "stateful", "dropout", "recurrent_dropout"
     return (
-        size is not None
+        loop_of(pattern.cell) is not None
         and layer.trainable
         and pattern.return_sequences == return_sequences
         and not any(getattr(pattern, option) for option in options)
@@ -502,6 +509,9 @@ class Recurrence:
         self.a = size.room(D, N, self.gates * U)
         self.h, self.h_before = size.room(N, self.width), size.room(D, N, U)
         self.c_before = size.room(D, N, U) if self.loop is LSTM else None
+        wide = self.loop.size(U) is None
+        self.c = size.room(N, self.width) if wide and self.loop is LSTM else None
+        self.carry = size.room(size.rows, self.width) if wide else None
         self.extra = None if self.loop is SIMPLE_RNN else size.room(D, N, U)
         self.last = size.room(size.rows, self.width)
         self.count = size.of.numbers[0:1]
@@ -514,10 +524,19 @@ class Recurrence:
         return size.order, size.lengths, size.offsets, *numbers
 
     def time_loop(self, half: str, *arguments: Any) -> None:
-        function = time_loop(self.loop, half, self.units, np.float32)
-        size = self.loop.size(self.units)
-        grid = self.size.rows, self.directions
-        self.size.add(function, grid, size.threads, *arguments, shared=size.shared_bytes)
+        """Launch one half of the loop: at once, or, for a large cell, step by step."""
+        rows, size = self.size.rows, self.loop.size(self.units)
+        if size is not None:
+            function = time_loop(self.loop, half, self.units, np.float32)
+            grid = rows, self.directions
+            self.size.add(function, grid, size.threads, *arguments, shared=size.shared_bytes)
+            return
+        function = wide_step(self.loop, {"forward": WIDE[0], "backward": WIDE[1]}[half], np.float32)
+        grid, last = wide_grid(rows, self.units, self.directions), self.size.time - 1
+        steps = range(last + 1) if half == "forward" else range(last, -1, -1)
+        behind = () if half == "forward" else (self.carry,)
+        for k in steps:  # of rows that are shorter than the longest, some have nothing to do
+            self.size.add(function, grid, 256, *arguments, k, last, self.units, *behind)
 
     def matrix(self, name: str) -> Array | None:
         begin = self.weights.begins.get(name)
@@ -531,7 +550,7 @@ class Recurrence:
             size.capacity,
         )  # fmt: skip
         h_last = self.last if last else None
-        kept = None, self.h_before, self.c_before, self.extra
+        kept = self.c, self.h_before, self.c_before, self.extra
         given = self.a, U, self.matrix("b_u"), None, None, None, self.h, *kept, h_last
         self.time_loop("forward", *given, *self.walk())
 
