@@ -1,0 +1,5 @@
+"""See inside a recurrent network: watch it read a text, and watch gradients travel back in time."""
+
+from minirnn.inspect.trace import LayerTrace, Trace, trace
+
+__all__ = ["LayerTrace", "Trace", "trace"]
