@@ -18,8 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from minirnn import activations
 from minirnn.backend import Array, to_host, xp
-from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, split
+from minirnn.cells import (
+    Cell,
+    GRUCell,
+    GRUCellResetBefore,
+    LSTMCell,
+    SimpleRNNCell,
+    split,
+)
 from minirnn.inspect.bptt import Run, back_through_layers
 from minirnn.inspect.parts import (
     Parts,
@@ -52,6 +60,7 @@ class LayerTrace:
         cell: "SimpleRNN", "LSTM", "GRU", "GRUResetBefore", or the name of a cell of one's own.
         direction: "forward" if it read the text from its beginning, else "backward": then the
             first step it took is the last one here, and "t - 1" below is the step behind.
+        usual: whether the cell is one of ours, with the activations of the papers.
         mask: (T,) bool, True = a step that the cell took.
         states: name → (T, U), after each step: h, and c for LSTM.
         gates: name → (T, U). LSTM: i, f, g, o; GRU: z, r, hh; others: none.
@@ -69,6 +78,7 @@ class LayerTrace:
     name: str
     cell: str
     direction: str
+    usual: bool
     mask: np.ndarray
     states: dict[str, np.ndarray]
     gates: dict[str, np.ndarray]
@@ -274,6 +284,7 @@ def layer_trace(run: Run) -> LayerTrace:
         name=run.name,
         cell=type(cell).__name__.replace("Cell", ""),
         direction="backward" if run.backward_in_text else "forward",
+        usual=is_usual(cell),
         mask=in_text_order(packing.layout.mask),
         states=dict(zip(cell.state_names, map(of_states, run.loop.history), strict=True)),
         gates={name: of_steps(gate) for name, gate in gates.items()},
@@ -283,6 +294,13 @@ def layer_trace(run: Run) -> LayerTrace:
         gradients=by_name,
         gradient_norm={name: np.linalg.norm(d, axis=1) for name, d in by_name.items()},
     )
+
+
+def is_usual(cell: Cell) -> bool:
+    """Whether the equations in cells.py hold with σ and tanh."""
+    ours = type(cell) in (SimpleRNNCell, LSTMCell, GRUCell, GRUCellResetBefore)
+    gate = getattr(cell, "recurrent_activation", activations.sigmoid)
+    return ours and cell.activation is activations.tanh and gate is activations.sigmoid
 
 
 def gates_of(cell: Cell, saved: tuple[Array, ...]) -> dict[str, Array]:
