@@ -8,5 +8,5 @@ The `.cu` sources are the equations of cells.py again, for threads instead of ar
     products.cu, step.cu                what else a training step is made of
     modules.py                          compiles them, through CuPy
     loops.py                            puts them in place of a cell's own loops
-    graph.py                            a training step of a classifier as one CUDA graph
+    graph.py, launches.py               a training step of a classifier as one CUDA graph
 """
