@@ -27,13 +27,12 @@ Letters: B rows and T padded steps that a size has room for; N = B T packed step
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minirnn import losses, metrics
 from minirnn.backend import Array, get_backend, to_device, to_host, xp
-from minirnn.cells import Cell
 from minirnn.checks import all_within
 from minirnn.cuda.launches import SLICES, SLOTS, BatchSize, Weights, cells_of
 from minirnn.cuda.loops import GRU, loop_of
