@@ -6,7 +6,7 @@ ledger.py    what padding costs, and what packing and bucketing save
 plots.py     gates, states, gradients, training and padding as pictures (needs matplotlib)
 """
 
-from minirnn.inspect import bugs
+from minirnn.inspect import bugs, plots
 from minirnn.inspect.ledger import Ledger, padding_ledger
 
-__all__ = ["Ledger", "bugs", "padding_ledger"]
+__all__ = ["Ledger", "bugs", "padding_ledger", "plots"]
