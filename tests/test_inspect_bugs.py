@@ -7,9 +7,10 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from device_cases import compare
 
 from minirnn import Sequential, compiled, gradcheck, set_random_seed, timeloop, training
-from minirnn.backend import generator, to_host
+from minirnn.backend import generator, to_device, to_host
 from minirnn.base import RowGradient
 from minirnn.cells import LSTMCell, SimpleRNNCell
 from minirnn.inspect import bugs
@@ -52,7 +53,7 @@ def model_for(name):
     model.compile("adam", "sparse_categorical_crossentropy")
     rng = np.random.default_rng(3)
     for value in model.params.values():
-        value[...] = rng.normal(scale=0.5, size=value.shape)
+        value[...] = to_device(rng.normal(scale=0.5, size=value.shape))
     ids = rng.integers(1, 13, (7, 11))
     ids[np.arange(11) >= rng.integers(1, 12, (7, 1))] = 0
     return model, ids, rng.integers(0, 4, 7)
@@ -99,6 +100,12 @@ def test_it_changes_gradients_with_and_without_compiled_loops_and_no_bit_afterwa
     assert all(np.array_equal(right[key], again[key]) for key in right)
     assert np.allclose(right["loss"], wrong["loss"], rtol=1e-5)  # forward passes are all right
     assert distance(right, wrong) > 1e-2
+
+
+@EVERY
+def test_it_computes_the_same_wrong_gradients_on_the_stand_in_for_cupy(name):
+    with bugs.planted(name):
+        compare(lambda: gradients(name))
 
 
 @EVERY

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strict_cupy import installed
 
 from minirnn import Sequential, set_random_seed, timeloop
 from minirnn.backend import generator
@@ -197,6 +198,13 @@ def test_packing_takes_less_time_where_there_is_much_padding():
     ids[1:, 20:] = 0
     seconds = padding_ledger(ids, made, batch_size=32, measured=True).seconds
     assert seconds["packing"].sum() < seconds["no masking"].sum()
+
+
+@pytest.mark.usefixtures("loops_that_run_here")
+def test_measured_seconds_on_the_stand_in_for_cupy():
+    with installed():
+        ledger = padding_ledger(ROWS, model(GRU(3)), batch_size=2, measured=True)
+    assert all((seconds > 0).all() for seconds in ledger.seconds.values())
 
 
 def test_measuring_leaves_the_model_alone():
