@@ -272,7 +272,7 @@ def layer_trace(run: Run) -> LayerTrace:
     wrote, kept, forgot = memory(cell, gates, run.states_before, run.states_after)
     return LayerTrace(
         name=run.name,
-        cell=type(cell).__name__.replace("Cell", ""),
+        cell=cell_name(cell),
         direction="backward" if run.backward_in_text else "forward",
         mask=in_text_order(packing.layout.mask),
         states=dict(zip(cell.state_names, map(of_states, run.loop.history), strict=True)),
@@ -283,6 +283,10 @@ def layer_trace(run: Run) -> LayerTrace:
         gradients=by_name,
         gradient_norm={name: np.linalg.norm(d, axis=1) for name, d in by_name.items()},
     )
+
+
+def cell_name(cell: Cell) -> str:
+    return type(cell).__name__.replace("Cell", "")
 
 
 def gates_of(cell: Cell, saved: tuple[Array, ...]) -> dict[str, Array]:
