@@ -282,7 +282,7 @@ def layer_trace(run: Run) -> LayerTrace:
     wrote, kept, forgot = memory(cell, gates, run.states_before, run.states_after)
     return LayerTrace(
         name=run.name,
-        cell=type(cell).__name__.replace("Cell", ""),
+        cell=cell_name(cell),
         direction="backward" if run.backward_in_text else "forward",
         usual=is_usual(cell),
         mask=in_text_order(packing.layout.mask),
@@ -301,6 +301,10 @@ def is_usual(cell: Cell) -> bool:
     ours = type(cell) in (SimpleRNNCell, LSTMCell, GRUCell, GRUCellResetBefore)
     gate = getattr(cell, "recurrent_activation", activations.sigmoid)
     return ours and cell.activation is activations.tanh and gate is activations.sigmoid
+
+
+def cell_name(cell: Cell) -> str:
+    return type(cell).__name__.replace("Cell", "")
 
 
 def gates_of(cell: Cell, saved: tuple[Array, ...]) -> dict[str, Array]:
