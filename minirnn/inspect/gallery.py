@@ -286,7 +286,7 @@ BUGS: dict[str, Bug] = {
         lambda: [LSTM(UNITS, return_sequences=True), DropMask(), GlobalAveragePooling1D()],
     ),
     "direction-not-reversed": Bug(
-        ((Bidirectional, "_split_gradients"),),
+        ((Bidirectional, "split_gradients"),),
         "merged = self._merge_backward(dys if self.merge_mode is None else dys[0], *ys)",
         "merged = self._merge_backward(dys if self.merge_mode is None else dys[0], *ys)\n"
         "        if self.return_sequences and merged[1] is not None:\n"
