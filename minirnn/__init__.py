@@ -8,20 +8,24 @@ from minirnn import (
     activations,
     callbacks,
     data,
+    generation,
     initializers,
     layers,
     losses,
     metrics,
     models,
     optimizers,
+    seq2seq,
     utils,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
+from minirnn.generation import generate
 from minirnn.gradcheck import gradcheck
 from minirnn.invariance import check_padding_invariance
 from minirnn.layers import Input
 from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
+from minirnn.seq2seq import Seq2Seq
 from minirnn.training import NonFiniteError
 
 __version__ = "0.1.0"
@@ -30,11 +34,14 @@ __all__ = [
     "FileFormatError",
     "Input",
     "NonFiniteError",
+    "Seq2Seq",
     "Sequential",
     "activations",
     "callbacks",
     "check_padding_invariance",
     "data",
+    "generate",
+    "generation",
     "get_backend",
     "gradcheck",
     "initializers",
@@ -44,6 +51,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "seq2seq",
     "set_backend",
     "set_floatx",
     "set_random_seed",

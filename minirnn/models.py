@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -95,15 +95,7 @@ class Sequential(Layer):
                 f"{layer.name}: it has several outputs (return_state=True, or merge_mode=None), "
                 "and in a Sequential each layer has one. Call the layer by itself."
             )
-        if any(layer is other for other in self.layers):
-            raise ValueError(f"{layer.name}: this very layer is in the model already")
-        taken = {other.name for other in self.layers}
-        if layer.name in taken and layer.named_by_user:
-            raise ValueError(f"{layer.name}: another layer has this name already")
-        base, number = layer.name, 0
-        while layer.name in taken:
-            number += 1
-            layer.name = f"{base}_{number}"
+        name_apart(layer, self.layers)
         self.layers.append(layer)
 
     def pop(self) -> Layer:
@@ -203,6 +195,14 @@ class Sequential(Layer):
             grads |= {f"{layer.name}_{key}": value for key, value in layer_grads.items()}
         return dy, grads
 
+    def outputs(self, x: Any) -> Iterator[tuple[Layer, Array]]:
+        """Each layer with what it gives, first to last."""
+        mask = None
+        for layer in self.layers:
+            y, _ = layer.forward(x, mask=mask)
+            yield layer, y
+            mask, x = layer.compute_mask(x, mask), y
+
     def compute_mask(self, x: Any, mask: Mask | None = None) -> Mask | None:
         """The mask of the output; to find it, the layers are run."""
         return self.walk(x, Mask.of(mask))[2]
@@ -268,22 +268,12 @@ class Sequential(Layer):
         x: a batch, from which a model that is not built yet takes shape.
         """
         if self._training_parts is None:
-            body, loss, activation = self.without_vectorizer(), self.loss, activations.linear
+            body = self.without_vectorizer()
             body.ensure_built(x)
             *first, last = body.layers
-            if hasattr(last, "split_activation"):
-                last, last_activation = last.split_activation()
-                if loss.from_logits and last_activation.name == loss.activation:
-                    raise ValueError(
-                        f"loss: from_logits=True, but the model ends in its {loss.activation} "
-                        "already; leave one of the two out"
-                    )
-                if last_activation.name == loss.activation:
-                    body, loss, activation = (
-                        self.part([*first, last]),
-                        loss.on_logits(),
-                        last_activation,
-                    )
+            bare, loss, activation = without_activation(last, self.loss)
+            if bare is not last:
+                body = self.part([*first, bare])
             self._training_parts = TrainingParts(body, loss, activation, self.trainable_params)
         return self._training_parts
 
@@ -414,6 +404,41 @@ class Sequential(Layer):
         saving.save(self, path)
 
 
+def name_apart(layer: Layer, others: Iterable[Layer]) -> None:
+    """Number a layer's name if one of the others has it.
+
+    Raises:
+        ValueError: if the user gave the name, or the layer is one of the others.
+    """
+    if any(layer is other for other in others):
+        raise ValueError(f"{layer.name}: this very layer is in the model already")
+    taken = {other.name for other in others}
+    if layer.name in taken and layer.named_by_user:
+        raise ValueError(f"{layer.name}: another layer has this name already")
+    base, number = layer.name, 0
+    while layer.name in taken:
+        number += 1
+        layer.name = f"{base}_{number}"
+
+
+def without_activation(
+    last: Layer, loss: losses.Loss
+) -> tuple[Layer, losses.Loss, activations.Activation]:
+    """A model's last layer without the softmax or sigmoid that belongs to the loss, the loss of
+    what it then gives, and what was left out, or `linear`."""
+    if not hasattr(last, "split_activation"):
+        return last, loss, activations.linear
+    bare, activation = last.split_activation()
+    if activation.name != loss.activation:
+        return last, loss, activations.linear
+    if loss.from_logits:
+        raise ValueError(
+            f"loss: from_logits=True, but the model ends in its {loss.activation} "
+            "already; leave one of the two out"
+        )
+    return bare, loss.on_logits(), activation
+
+
 def packs_between(layer: Layer, following: Layer | None, x: Any) -> bool:
     """Whether `layer` can hand on the real steps alone: what the padding between them cost."""
     if following is None or not following.takes_packed or not layer.gives_packed(x):
@@ -424,8 +449,8 @@ def packs_between(layer: Layer, following: Layer | None, x: Any) -> bool:
 saving.CLASSES["Sequential"] = Sequential  # a model may stand inside a model
 
 
-def load(path: str | os.PathLike[str]) -> Sequential:
-    """The model that `save` wrote.
+def load(path: str | os.PathLike[str]) -> Any:
+    """The model that `save` wrote: a Sequential, or a Seq2Seq.
 
     Raises:
         FileFormatError: if the file is not such a model, or is damaged.

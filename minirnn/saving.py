@@ -33,6 +33,8 @@ CLASSES: dict[str, type] = {
     )
 }
 
+MODELS: dict[str, type] = {}  # kinds of models other than Sequential, which a file names
+
 
 # What a configuration that makes no sense can lead to when a model is made from it.
 DAMAGE = (
@@ -133,6 +135,8 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
             "another one; name it *.mrnn, say"
         )
     header: dict[str, Any] = {"model": model.get_config()}
+    if type(model).__name__ in MODELS:
+        header["class"] = type(model).__name__
     arrays = {f"weights/{key}": value for key, value in model.params.items()}
     if model.optimizer is not None:
         header["training"] = {
@@ -172,6 +176,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 def load(path: str | os.PathLike[str], model_class: Any) -> Any:
     """The model in a file, ready to predict and to train on.
 
+    model_class: that of a file which names none.
+
     Raises:
         FileFormatError: if the file is no model of ours, is damaged, or is from a newer version.
     """
@@ -179,6 +185,9 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
     try:
         metadata, arrays = read(path)
         header = json.loads(metadata["header"])
+        if "class" in header and header["class"] not in MODELS:
+            raise FileFormatError(f"unknown class {header['class']!r}")
+        model_class = MODELS[header["class"]] if "class" in header else model_class
         model = model_class.from_config(header["model"])
         model.build()
         fill(model, arrays)

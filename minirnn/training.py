@@ -386,17 +386,14 @@ def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
     if not hasattr(x, "dtype") or (x.dtype.kind == "f" and not np.isfinite(to_host(x)).all()):
         begins = "in the input x"
     else:
-        mask = None
-        for layer in model.training_parts(x).body.layers:
+        for layer, y in model.training_parts(x).body.outputs(x):
             broken = [k for k, w in layer.params.items() if not bool(xp.isfinite(w).all())]
-            y, _ = layer.forward(x, mask=mask)
             if broken:
                 begins = f"in the weights {', '.join(broken)} of layer {layer.name!r}"
                 break
             if not bool(xp.isfinite(y).all()):
                 begins = f"in the output of layer {layer.name!r}"
                 break
-            mask, x = layer.compute_mask(x, mask), y
     advice = " A smaller learning_rate or clipnorm=1.0 in the optimizer often helps."
     return (
         f"the loss became {loss} at {when}; it begins {begins}."

@@ -34,6 +34,8 @@ from minirnn.layers import (
 )
 from minirnn.layers.bidirectional import MERGE_MODES
 from minirnn.models import Sequential
+from minirnn.seq2seq import Seq2Seq
+from minirnn.teacher_forcing import Pairs, one_step_behind
 
 # Different primes, so that no two axes can be taken for each other: 5 rows, 7 steps, 2 features.
 BATCH, TIME, FEATURES, UNITS = 5, 7, 2, 3
@@ -208,6 +210,33 @@ def _models() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "model: an output at every step", tag, cross_entropy
     pooled = Sequential([Embedding(11, 3), Dense(2, "tanh"), GlobalAveragePooling1D(), Dense(1)])
     yield "model: pooling without a recurrence", pooled, {"x": ids, "loss": "mse"}
+    for kind, make in RECURRENT.items():
+        yield f"model: sequence to sequence, {kind}", *_seq2seq(make)
+
+
+def _seq2seq(make: Callable[..., RNN]) -> tuple[Seq2Seq, dict[str, Any]]:
+    """Two layers on either side; rows of differing length, one source of which is all padding."""
+    model = Seq2Seq(
+        [
+            Embedding(11, 2, mask_zero=True),
+            make(UNITS, return_sequences=True, return_state=True),
+            make(2, return_state=True),
+        ],
+        [
+            Embedding(7, 3, mask_zero=True),
+            make(UNITS, return_sequences=True),
+            make(2, return_sequences=True),
+            Dense(7, "softmax"),
+        ],
+        start=5,
+        end=6,
+    )
+    random = np.random.default_rng(5)
+    source = random.integers(1, 11, size=(BATCH, TIME)) * mask("empty row")
+    target = random.integers(1, 5, size=(BATCH, TIME)) * mask("trailing")
+    given, expected = one_step_behind(target, model.start, model.end)
+    loss = "sparse_categorical_crossentropy"
+    return model, {"x": Pairs(source, given), "y_true": expected, "loss": loss}
 
 
 def _name(kind: str, options: dict[str, Any], mask_name: str | None = None) -> str:

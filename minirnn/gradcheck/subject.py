@@ -30,6 +30,7 @@ from minirnn.gradcheck.examples import (
 from minirnn.layers import Masking
 from minirnn.losses import Loss
 from minirnn.packing import Mask
+from minirnn.teacher_forcing import Pairs
 
 
 class Subject:
@@ -249,7 +250,10 @@ def make_subject(
         return _cell_subject(thing, x, random, initial_state, redraw)
     if mask is not None and not thing.supports_masking:
         raise ValueError(f"{thing.name}: mask: this layer cannot use one")
-    x = example_input(thing, random, mask) if x is None else np.asarray(to_host(x))
+    if x is None:
+        x = example_input(thing, random, mask)
+    elif not isinstance(x, Pairs):
+        x = np.asarray(to_host(x))
     x = floats(x) if takes_floats(thing, x) else x
     thing.ensure_built(x)
     thing.cast("float64")
