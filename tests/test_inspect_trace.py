@@ -275,6 +275,21 @@ def test_states_and_gates_are_those_of_the_cell_walked_step_by_step(kind, backwa
             np.testing.assert_allclose(layer.states[name][t], values[0], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_and_its_compiled_loops_show_the_same(kind):
+    model = finished(SHAPES["bidirectional twice"](kind))
+    one, two = trace(model, HOLES, 1), trace(model.astype("float32"), HOLES, 1)
+    assert two.saliency.dtype == two.layers[0].wrote.dtype == "float32"
+    for a, b in [(one, two), *zip(one.layers, two.layers, strict=True)]:
+        for key, value in vars(a).items():
+            other = vars(b)[key]
+            parts = value if isinstance(value, dict) else {"": value}
+            others = other if isinstance(other, dict) else {"": other}
+            for name, part in parts.items():
+                if isinstance(part, np.ndarray):
+                    np.testing.assert_allclose(part, others[name], rtol=1e-4, atol=1e-5)
+
+
 def test_a_layer_behind_one_that_turns_time_round_is_shown_in_the_texts_order():
     model = finished(SHAPES["stacked backwards"]("lstm"))
     seen = trace(model, HOLES)
