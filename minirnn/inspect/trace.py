@@ -133,7 +133,7 @@ class Trace:
 
         Args:
             digits: significant ones of each number; None: as many as float32 has. With 4 of them
-                the JSON is about half as long.
+                the JSON is about a quarter shorter.
 
         Raises:
             ValueError: if `digits` is no whole number from 1 up.
