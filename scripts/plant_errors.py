@@ -47,6 +47,9 @@ MODELS = "tests/test_models.py"
 TRAINING = "tests/test_training.py"
 CALLBACKS = "tests/test_callbacks.py"
 ON_DEVICE = "tests/test_on_device.py"
+GENERATION = "tests/test_generation.py"
+SEQ2SEQ = "tests/test_seq2seq.py"
+VECTORS = "tests/test_vectors.py"
 
 
 # The tests that compare with other libraries, and the files whose numbers they compare.
@@ -945,6 +948,126 @@ ERRORS = [
         "epsilon = self.epsilon / math.sqrt(v_scale)",
         "epsilon = self.epsilon",
         (OPTIMIZERS,),
+    ),
+    # --- generating, sequence to sequence, word vectors ---
+    Error(
+        "generating: temperature multiplies",
+        "generation.py",
+        "keepdims=True)) / temperature",
+        "keepdims=True)) * temperature",
+        (GENERATION,),
+    ),
+    Error(
+        "generating: the states of a step not handed on",
+        "generation.py",
+        "logits, states = step(layers,",
+        "logits, _ = step(layers,",
+        (GENERATION,),
+    ),
+    Error(
+        "generating: drawn before the beginning is read",
+        "generation.py",
+        "(lengths <= t + 1)",
+        "(lengths <= t + 2)",
+        (GENERATION,),
+    ),
+    Error(
+        "generating: rows that have ended go on",
+        "generation.py",
+        "(lengths <= t + 1) & ~ended",
+        "(lengths <= t + 1)",
+        (GENERATION,),
+    ),
+    Error(
+        "generating: the least likely left in",
+        "generation.py",
+        "np.where(logits < least",
+        "np.where(logits > least",
+        (GENERATION,),
+    ),
+    Error(
+        "seq2seq: the states' gradients taken in the wrong order",
+        "encoder_decoder.py",
+        "dstates.insert(0, dstate)",
+        "dstates.append(dstate)",
+        (SEQ2SEQ,),
+    ),
+    Error(
+        "seq2seq: the encoder's gradients forgotten",
+        "encoder_decoder.py",
+        "dy = (dy, *dstates.pop())",
+        "dy = (dy, *(None for _ in dstates.pop()))",
+        (SEQ2SEQ,),
+    ),
+    Error(
+        "seq2seq: states given to the wrong layers",
+        "encoder_decoder.py",
+        "states.pop(0)}",
+        "states.pop()}",
+        (SEQ2SEQ,),
+    ),
+    Error(
+        "seq2seq: the source's mask forgotten",
+        "encoder_decoder.py",
+        "            y, cache = layer.forward(x, mask=mask, training=training)\n",
+        "            y, cache = layer.forward(x, training=training)\n",
+        (SEQ2SEQ,),
+    ),
+    Error(
+        "seq2seq: the target not shifted",
+        "teacher_forcing.py",
+        "expected = np.pad(y, [(0, 0), (0, 1)])",
+        "expected = np.pad(y, [(0, 0), (1, 0)])",
+        (SEQ2SEQ,),
+    ),
+    Error(
+        "seq2seq: the end behind the padding",
+        "teacher_forcing.py",
+        "real.sum(axis=1)] = end",
+        "-1] = end",
+        (SEQ2SEQ,),
+    ),
+    Error(
+        "seq2seq: padding in the loss",
+        "seq2seq.py",
+        "return y, cache, self.compute_mask(x)",
+        "return y, cache, None",
+        (SEQ2SEQ,),
+    ),
+    Error(
+        "word2vec: the true neighbour taken for noise",
+        "word2vec.py",
+        "ds[:, 0] -= 1",
+        "ds[:, 0] -= 0",
+        (VECTORS,),
+    ),
+    Error(
+        "word2vec: the mean's factor forgotten",
+        "word2vec.py",
+        "ds *= 1 / len(v)",
+        "ds *= 1",
+        (VECTORS,),
+    ),
+    Error(
+        "word2vec: pairs across rows",
+        "word2vec.py",
+        "row[distance:] == row[:-distance]",
+        "row[distance:] >= row[:-distance]",
+        (VECTORS,),
+    ),
+    Error(
+        "word vectors: a row too far in the table",
+        "vectors.py",
+        "table[known] = vectors[[place[tokens[i]] for i in known]]",
+        "table[known] = vectors[[place[tokens[i]] - 1 for i in known]]",
+        (VECTORS,),
+    ),
+    Error(
+        "word vectors: the last of equal words kept",
+        "vectors.py",
+        "reversed(list(enumerate(words)))",
+        "enumerate(words)",
+        (VECTORS,),
     ),
     # --- rows of a table that wait ---
     Error(

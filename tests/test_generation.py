@@ -228,11 +228,13 @@ def test_nothing_is_left_behind_in_the_model():
 
 def test_an_id_that_stops():
     model = make("gru")
-    free = generate(model, [[3], [1], [4]], 40, temperature=1.0, rng=2)
-    stop = int(free[0, 5])
-    stopped = generate(model, [[3], [1], [4]], 40, temperature=1.0, rng=2, stop=stop)
+    rows = [[3], [1], [4], [1, 5]]
+    free = generate(model, rows, 40, temperature=3.0, rng=2)
+    stop = next(i for i in range(TOKENS) if (free == i).any(axis=1).all())
     ends = [row.index(stop) + 1 for row in free.tolist()]
-    assert stopped.shape == (3, max(ends))
+    assert len(set(ends)) == 4 and max(ends) < 40
+    stopped = generate(model, rows, 40, temperature=3.0, rng=2, stop=stop)
+    assert stopped.shape == (4, max(ends))
     for row, whole, end in zip(stopped.tolist(), free.tolist(), ends, strict=True):
         assert row == whole[:end] + [stop] * (max(ends) - end)
     alone = generate(model, [3], 40, temperature=0)

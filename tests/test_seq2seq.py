@@ -114,6 +114,12 @@ def reversals(rows, longest=5, seed=0, unlike=()):
     return x, [row[::-1] for row in x]
 
 
+def test_the_decoder_reads_one_step_behind_what_it_is_to_say():
+    given, expected = one_step_behind(np.array([[3, 4, 1], [2, 0, 0], [0, 0, 0]]), START, END)
+    assert given.tolist() == [[START, 3, 4, 1], [START, 2, 0, 0], [START, 0, 0, 0]]
+    assert expected.tolist() == [[3, 4, 1, END], [2, END, 0, 0], [END, 0, 0, 0]]
+
+
 # --- forward --------------------------------------------------------------------------------------
 
 
