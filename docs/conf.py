@@ -16,6 +16,7 @@ from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
+from sphinx.domains.python import PyXRefRole
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,7 @@ nitpicky = False
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
 
-default_role = "py:obj"  # `this` in a docstring: a link where it names something, else plain code
+default_role = "name-or-code"  # `this` in a docstring
 add_module_names = False
 python_maximum_signature_line_length = 80
 autodoc_typehints = "none"
@@ -86,15 +87,14 @@ def to_rest(lines: list[str]) -> list[str]:
             inside_section = bool(SECTIONS.match(first))
             inside_list = bool(LIST_ITEM.match(first))
         plain = inside_section or inside_list or first.lstrip().startswith(">>>")
-        if plain or first.endswith("::") or (made and made[-1].endswith("::")):
+        if first == "Returns:":
+            made += returned([line[4:] for line in paragraph[1:]])
+        elif plain or first.endswith("::") or (made and made[-1].endswith("::")):
             made += paragraph
         elif level > 0:
             made += [*LITERAL, *paragraph]
         elif is_definitions(paragraph):
-            for line in paragraph:
-                entry = ENTRY.match(line)
-                text = entry[2] or "" if entry else ""
-                made.append(f"- ``{entry[1]}``: {text}".rstrip() if entry else f"  {line.strip()}")
+            made += definitions(paragraph)
         elif len(paragraph) > 1 and indent_of(paragraph[1]) > 0:  # a heading of what stands below
             made += [first, "", *LITERAL, *paragraph[1:]]
         elif len(paragraph) > 1 and all(re.search(r"\S {2,}\S", line) for line in paragraph):
@@ -105,6 +105,12 @@ def to_rest(lines: list[str]) -> list[str]:
     return made
 
 
+def returned(lines: list[str]) -> list[str]:
+    """The section Returns: napoleon would take what stands before a colon for a type."""
+    text = definitions(lines) if is_definitions(lines) else lines
+    return [":returns:", *(f"    {line}" for line in text)]
+
+
 def is_definitions(paragraph: list[str]) -> bool:
     """Whether each line is `name: text` or goes on, further in, with the text above."""
     return bool(ENTRY.match(paragraph[0])) and all(
@@ -112,10 +118,37 @@ def is_definitions(paragraph: list[str]) -> bool:
     )
 
 
+def definitions(paragraph: list[str]) -> list[str]:
+    made = []
+    for line in paragraph:
+        entry = ENTRY.match(line)
+        made.append(
+            f"- ``{entry[1]}``: {entry[2] or ''}".rstrip() if entry else f"  {line.strip()}"
+        )
+    return made
+
+
 def process_docstring(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     lines[:] = to_rest(lines)
+    if what in ("attribute", "property"):
+        lines.insert(0, "")  # else napoleon takes what stands before a colon for a type
+
+
+def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """The fields of named tuples are told in the docstring of the class."""
+    return True if (obj.__doc__ or "").startswith("Alias for field number") else None
+
+
+class NameOrCode(PyXRefRole):
+    """`this`: a link where it names something that is documented, else plain code."""
+
+    def run(self) -> Any:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", self.text):
+            return [nodes.literal(self.text, self.text)], []
+        self.name = "py:obj"
+        return super().run()
 
 
 # --- formulas → MathML ----------------------------------------------------------------------------
@@ -176,7 +209,9 @@ def link_notebooks(app: Any, docname: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", process_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-resolved", link_sources)
     app.connect("source-read", link_notebooks)
+    app.add_role("name-or-code", NameOrCode())
     renderers = visit_math, None
     app.add_html_math_renderer("mathml", inline_renderers=renderers, block_renderers=renderers)
