@@ -25,7 +25,7 @@ lint: $(VENV)/minirnn-dev
 	$(RUN) -m ruff format --check .
 
 docs: $(VENV)/minirnn-docs
-	$(RUN) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(RUN) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
 	@echo "Now open docs/_build/html/index.html"
 
 clean:
