@@ -17,9 +17,10 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.domains.python import PyXRefRole
-from sphinx.errors import ExtensionError
+from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
+logger = logging.getLogger(__name__)
 sys.path.insert(0, str(ROOT))
 
 import minirnn  # noqa: E402
@@ -160,7 +161,8 @@ def visit_math(translator: Any, node: nodes.Element) -> None:
     try:
         shown = tex2mathml(node.astext(), as_block=block)
     except MathError as error:
-        raise ExtensionError(f"{node.source}: {error} in the formula {node.astext()}") from error
+        logger.warning("%s In the formula: %s", error, node.astext(), location=node)
+        shown = ""
     translator.body.append(f'<div class="formula">{shown}</div>\n' if block else shown)
     raise nodes.SkipNode
 

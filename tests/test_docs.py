@@ -10,6 +10,7 @@ import configparser
 import contextlib
 import doctest
 import importlib.util
+import inspect
 import io
 import os
 import re
@@ -19,9 +20,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
-from minirnn import cli, set_random_seed
+from minirnn import cells, cli, set_random_seed
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
@@ -110,6 +112,55 @@ def test_each_block_is_one_that_is_tested(page):
     assert read(page).count("```") == 2 * len(blocks_of(page))
 
 
+# --- equations ------------------------------------------------------------------------------------
+
+SECTIONS = {
+    "SimpleRNN": cells.SimpleRNNCell,
+    "LSTM": cells.LSTMCell,
+    "GRU": cells.GRUCell,
+    "GRU, reset before the product": cells.GRUCellResetBefore,
+}
+
+
+@pytest.fixture(scope="module")
+def equations():
+    return run_page("docs/equations.md")
+
+
+@pytest.mark.parametrize("cell", [cell.__name__ for cell in SECTIONS.values()])
+def test_the_equations_are_those_of_the_cells(equations, cell):
+    assert max(equations["largest_difference"](cell, seed) for seed in (2, 3, 4)) < 1e-12
+
+
+def test_a_wrong_equation_shows(equations, monkeypatch):
+    monkeypatch.setitem(equations, "sigmoid", lambda a: 1 / (1 + np.exp(-1.001 * a)))
+    for cell in ("LSTMCell", "GRUCell", "GRUCellResetBefore"):
+        assert equations["largest_difference"](cell, 2) > 1e-6
+
+
+def numbers(code):
+    """The numbers of equations at the end of lines, line by line."""
+    return re.findall(r"#\s+(\d(?: \d)*)(?=\s\s|\s*$)", code, re.MULTILINE)
+
+
+def source(*methods):
+    return "".join(map(inspect.getsource, methods))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_lines_have_the_numbers_of_the_code(section):
+    cell, page = SECTIONS[section], read("docs/equations.md")
+    text = re.search(rf"^## {section}\n(.*?)^## ", page, re.DOTALL | re.MULTILINE)[1]
+    forward, backward = [
+        [line.replace(",", "") for line in re.findall(r"^\(([\d, ]+)\)", formula, re.MULTILINE)]
+        for formula in re.findall(r"\\begin\{aligned\}(.*?)\\end\{aligned\}", text, re.DOTALL)
+    ]
+    assert forward == sorted(numbers(source(cell.steps)))
+    in_cell = numbers(source(cell.local_derivatives, cell.steps_backward))
+    assert set("".join(backward)) == set("".join(in_cell))
+    assert numbers(text) == forward + backward
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 
@@ -178,7 +229,7 @@ def test_links_lead_to_files(page):
 def test_the_site_builds_without_a_warning(tmp_path):
     for package in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(package, reason="needs what `pip install '.[docs]'` brings")
-    command = "-m sphinx -q -E -W --keep-going -b html -d doctrees".split()
+    command = ["-m", "sphinx", "-q", "-E", "-W", "--keep-going", "-b", "html", "-d", "doctrees"]
     done = subprocess.run(
         [sys.executable, *command, str(ROOT / "docs"), "html"],
         cwd=tmp_path,
