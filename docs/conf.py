@@ -200,8 +200,12 @@ def notebooks(lesson: str) -> list[str]:
     return found
 
 
-def link_notebooks(app: Any, docname: str, source: list[str]) -> None:
-    """On the course page, behind each lesson of the numbered list, its notebooks."""
+def read_page(app: Any, docname: str, source: list[str]) -> None:
+    """Links that lead elsewhere here than in the repository.
+
+    On the course page, behind each lesson of the numbered list, its notebooks.
+    """
+    source[0] = source[0].replace("](../benchmarks/RESULTS.md)", "](results.md)")
     if docname == "course":
         lesson = re.compile(r"^(\d+)\. .+(?:\n +.+)*", re.MULTILINE)
         source[0] = lesson.sub(
@@ -213,7 +217,7 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", process_docstring, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-resolved", link_sources)
-    app.connect("source-read", link_notebooks)
+    app.connect("source-read", read_page)
     app.add_role("name-or-code", NameOrCode())
     renderers = visit_math, None
     app.add_html_math_renderer("mathml", inline_renderers=renderers, block_renderers=renderers)

@@ -216,6 +216,17 @@ def test_a_wrong_command_fails():
         test_a_command_is_one_that_exists("README.md", "minirnn train --model gru-title")
 
 
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_measured_figures_are_those_of_the_results():
+    decimal = re.compile(r"(?<![\d.])\d+\.\d+(?![\d.])")
+    text = re.sub(r"\$.*?\$", "", FENCE.sub("", read("docs/how_it_is_fast.md")))
+    figures = set(decimal.findall(text))
+    assert len(figures) > 20
+    assert figures <= set(decimal.findall(read("benchmarks/RESULTS.md")))
+
+
 # --- links and the site ---------------------------------------------------------------------------
 
 
