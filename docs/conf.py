@@ -209,7 +209,8 @@ def read_page(app: Any, docname: str, source: list[str]) -> None:
     if docname == "course":
         lesson = re.compile(r"^(\d+)\. .+(?:\n +.+)*", re.MULTILINE)
         source[0] = lesson.sub(
-            lambda found: " ".join([found[0].rstrip(), *notebooks(found[1])]), source[0]
+            lambda found: f"{found[0].rstrip()} {', '.join(notebooks(found[1]))}".rstrip(),
+            source[0],
         )
 
 

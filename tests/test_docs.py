@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import doctest
+import importlib
 import importlib.util
 import inspect
 import io
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import minirnn
 from minirnn import cells, cli, set_random_seed
 
 ROOT = Path(__file__).parent.parent
@@ -237,6 +239,20 @@ def test_links_lead_to_files(page):
             assert (ROOT / page).parent.joinpath(link.split("#")[0]).exists(), link
 
 
+def public_names():
+    """What the reference has to tell about."""
+    for module in ("layers", "gradcheck", "inspect", "utils"):
+        yield from importlib.import_module(f"minirnn.{module}").__all__
+    for module in ("callbacks", "initializers", "losses", "metrics", "optimizers", "schedules"):
+        module = importlib.import_module(f"minirnn.{module}")
+        yield from (
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value) and value.__module__ == module.__name__ and name[0] != "_"
+        )
+    yield from (name for name in minirnn.__all__ if callable(getattr(minirnn, name)))
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     for package in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(package, reason="needs what `pip install '.[docs]'` brings")
@@ -253,3 +269,11 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for page in PAGES[1:]:
         built = tmp_path / "html" / Path(page).relative_to("docs").with_suffix(".html")
         assert built.is_file()
+    reference = "".join(
+        path.read_text(encoding="utf-8") for path in tmp_path.glob("html/api/*.html")
+    )
+    told = set(re.findall(r'class="sig-name descname"><span class="pre">(\w+)', reference))
+    assert set(public_names()) - told == {"Elements"}  # what losses and metrics share
+    course = (tmp_path / "html" / "course.html").read_text(encoding="utf-8")
+    for notebook in ROOT.glob("examples/notebooks/*/*.ipynb"):
+        assert f"/{notebook.name}" in course
