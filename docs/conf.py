@@ -149,6 +149,8 @@ class NameOrCode(PyXRefRole):
         if not re.fullmatch(r"[A-Za-z_][\w.]*", self.text):
             return [nodes.literal(self.text, self.text)], []
         self.name = "py:obj"
+        if self.text[0].isupper():  # a class may stand in another module
+            self.target = f".{self.target}"
         return super().run()
 
 
