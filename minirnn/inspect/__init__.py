@@ -1,16 +1,18 @@
 """See inside a recurrent network: watch it read a text, and watch gradients travel back in time.
 
-trace.py        `trace`: states, gates, probabilities and gradients of one text, step by step
-page.py         the same as a page of HTML to step through (page.html)
-flow.py         `gradient_flow`: how far back the gradients of a batch reach
-explain.py      `explain`: the equations of one step of a cell, with the numbers in them
-bugs.py         classic mistakes of hand-written backpropagation, to be planted and found
-                (gallery.py: the mistakes themselves)
-ledger.py       what padding costs, and what packing and bucketing save
-plots.py        gates, states, gradients, training and padding as pictures (needs matplotlib)
-parts.py        a model taken apart: layers in a row, head, what it reads
-bptt.py         backpropagation through time, with a stop after each step
-equations.py    what `explain` prints of each cell; writing.py: how numbers are put on a line
+What is in it:
+
+    trace.py        `trace`: states, gates, probabilities and gradients of one text, step by step
+    page.py         the same as a page of HTML to step through (page.html)
+    flow.py         `gradient_flow`: how far back the gradients of a batch reach
+    explain.py      `explain`: the equations of one step of a cell, with the numbers in them
+    bugs.py         classic mistakes of hand-written backpropagation, to be planted and found
+                    (gallery.py: the mistakes themselves)
+    ledger.py       what padding costs, and what packing and bucketing save
+    plots.py        gates, states, gradients, training and padding as pictures (needs matplotlib)
+    parts.py        a model taken apart: layers in a row, head, what it reads
+    bptt.py         backpropagation through time, with a stop after each step
+    equations.py    what `explain` prints of each cell; writing.py: how numbers are put on a line
 """
 
 from minirnn.inspect import bugs, plots
