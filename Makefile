@@ -1,6 +1,7 @@
 # `make demo` trains a classifier, `make test` runs every test, `make parity` those that compare with
-# Keras, PyTorch and onnxruntime, which it installs (1 GB). Each first makes its own environment in
-# .venv; all it needs is Python 3.10 or newer, with pip. PYTHON=python3.12 picks another Python.
+# Keras, PyTorch and onnxruntime, which it installs (1 GB), `make docs` builds the documentation. Each
+# first makes its own environment in .venv; all it needs is Python 3.10 or newer, with pip.
+# PYTHON=python3.12 picks another Python.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ VENV ?= .venv
 RUN = OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python
 DEMO ?=
 
-.PHONY: demo test parity lint clean
+.PHONY: demo test parity lint docs clean
 
 demo: $(VENV)/minirnn-demo
 	$(RUN) examples/agnews_classifier.py $(DEMO)
@@ -23,8 +24,12 @@ lint: $(VENV)/minirnn-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+docs: $(VENV)/minirnn-docs
+	$(RUN) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+	@echo "Now open docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo \
@@ -47,3 +52,7 @@ $(VENV)/minirnn-parity: $(VENV)/bin/python setup.cfg
 $(VENV)/minirnn-dev: $(VENV)/bin/python setup.cfg
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/minirnn-test $(VENV)/minirnn-demo
+
+$(VENV)/minirnn-docs: $(VENV)/bin/python setup.cfg
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@ $(VENV)/minirnn-demo

@@ -31,6 +31,16 @@ from minirnn.training import NonFiniteError
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> object:
+    """`minirnn.inspect` is imported when it is first asked for."""
+    if name == "inspect":
+        import importlib
+
+        return importlib.import_module("minirnn.inspect")
+    raise AttributeError(f"module 'minirnn' has no attribute {name!r}")
+
+
 __all__ = [
     "FileFormatError",
     "Input",
@@ -46,6 +56,7 @@ __all__ = [
     "get_backend",
     "gradcheck",
     "initializers",
+    "inspect",
     "layers",
     "load",
     "losses",

@@ -226,6 +226,16 @@ class Cell:
         grads, dx_t = self.weight_gradients(x_t, state_prev[0], local[0], local[1], saved)
         return dx_t, dstate_prev, grads
 
+    def explain(self, x_t: Any, state: Any, dstate: Any = None) -> str:
+        """Every equation of one step of one row, with its numbers in it, as text to print.
+
+        x_t (F,); state (U,) or a tuple of them; dstate: alike, for the backward pass as well. See
+        `minirnn.inspect.explain`.
+        """
+        from minirnn.inspect.explain import explain  # it stands above the cells, so not before
+
+        return explain(self, x_t, state, dstate)
+
     def _checked(self, x_t: Array, state: State) -> tuple[Array, State]:
         name = type(self).__name__
         if not self.params:

@@ -174,6 +174,44 @@ def predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def explain(args: argparse.Namespace) -> int:
+    """Show token by token what a saved model makes of a text; with --html as a page, too."""
+    from minirnn.inspect import trace, write_page
+
+    if len(args.texts) != 1:
+        raise UsageError(f"expected one text, in quotes; received {len(args.texts)}")
+    [text] = arguments_as_texts(args.texts)
+    if args.html is not None:
+        check_writable(args.html, "--html")
+    start(args)
+    model = classifier.load(args.path)
+    names = classifier.class_names(model)
+    if args.target is not None and args.target not in names:
+        raise UsageError(f"--target: expected one of {', '.join(names)}; received {args.target!r}")
+    try:
+        seen = trace(model, text, None if args.target is None else names.index(args.target))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    best = int(seen.prediction.argmax())
+    print(f"{names[best]} {seen.prediction[best]:.3f}\n")
+    width = max(len("token"), *map(len, seen.tokens))
+    print(f"{'token':<{width}}  matters  if the text ended here")
+    most = float(seen.saliency_norm.max()) or 1.0
+    for token, known, norm, row in zip(
+        seen.tokens, seen.known, seen.saliency_norm, seen.probabilities, strict=True
+    ):
+        here = int(row.argmax())
+        note = "" if known else "   (not in the vocabulary)"
+        print(f"{token:<{width}}  {norm / most:7.2f}  {names[here]} {row[here]:.3f}{note}")
+    if args.html is not None:
+        try:
+            write_page(args.html, seen, names)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        print(f"\nThe page to step through: {args.html}")
+    return 0
+
+
 def gradcheck(args: argparse.Namespace) -> int:
     """Check the gradients of all cells, layers and losses; 1 if one is wrong."""
     from minirnn.gradcheck import check_library
@@ -212,15 +250,15 @@ def load_data(source: str | None) -> ag_news.NewsData:
     return data
 
 
-def check_writable(path: str) -> None:
-    """Find out before the training, not after it, that there is no place for the model."""
+def check_writable(path: str, option: str = "--save") -> None:
+    """Find out before the work, not after it, that there is no place for its result."""
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
-        raise UsageError(f"--save: {path} is a folder. Expected the name of a file")
+        raise UsageError(f"{option}: {path} is a folder. Expected the name of a file")
     if not os.path.isdir(folder):
-        raise UsageError(f"--save: there is no folder {folder}. Make it first")
+        raise UsageError(f"{option}: there is no folder {folder}. Make it first")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"--save: no right to write into the folder {folder}")
+        raise UsageError(f"{option}: no right to write into the folder {folder}")
 
 
 def arguments_as_texts(texts: Sequence[str]) -> Iterator[str]:
@@ -306,6 +344,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--json", action="store_true", help="one JSON object a line, with all probabilities"
+    )
+    add_backend_option(made)
+
+    made = command(
+        "explain",
+        explain,
+        "show token by token what a saved model makes of a text",
+        "How much each token matters is the length of the gradient of the class's log probability "
+        "at its vector; the largest is 1. --html writes a page to step through: gates, states, "
+        "equations with their numbers, and the gradients on their way back.",
+        '  minirnn explain bilstm.mrnn "Striker wins the cup final"\n'
+        '  minirnn explain bilstm.mrnn "Striker wins the cup final" --html final.html',
+    )
+    made.add_argument("path", metavar="MODEL", help="a file that `minirnn train --save` wrote")
+    made.add_argument("texts", metavar="TEXT", nargs="*", help="the text, in quotes")
+    made.add_argument("--html", metavar="PATH", help="write a page into this file")
+    made.add_argument(
+        "--target", metavar="CLASS", help="the class to explain (default: the one predicted)"
     )
     add_backend_option(made)
 

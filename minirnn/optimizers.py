@@ -468,8 +468,10 @@ class RMSprop(Optimizer):
 class Adagrad(Optimizer):
     """Steps divided by the root of the sum of all squared gradients (Duchi et al. 2011).
 
-    a += g**2
-    w -= rate * g / sqrt(a + epsilon)
+        a += g**2
+        w -= rate * g / sqrt(a + epsilon)
+
+    a begins at `initial_accumulator_value`.
     """
 
     slots = {"accumulator": 0.1}

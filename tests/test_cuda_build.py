@@ -95,11 +95,15 @@ def test_double_precision_compiles(file):
     assert all(spilled == 0 for _, spilled, _ in checked(file, 32, 90, "double").values())
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("real", ["float", "double"])
-def test_the_steps_of_larger_cells_compile(real):
-    found = compiled(["one_step.cu"], 90, REAL=real)
-    assert len(found) == 6
-    assert all(spilled == 0 and registers <= 64 for registers, spilled, _ in found.values())
+def test_the_steps_of_larger_cells(real, architecture):
+    found = compiled(["wide.cuh", "wide.cu"], architecture, REAL=real)
+    assert len(found) == 9
+    for name, (registers, spilled, shared) in found.items():
+        assert spilled == 0, f"{name} spills {spilled} bytes"
+        assert registers <= {"float": 112, "double": 128}[real], f"{name}: {registers} registers"
+        assert shared <= {"float": 16, "double": 32}[real] * 1024, f"{name}: {shared} bytes"
 
 
 def test_a_kernel_that_needs_more_registers_than_there_are_is_seen(monkeypatch):

@@ -9,12 +9,15 @@ import strict_cupy
 
 import minirnn
 from minirnn import callbacks, losses, optimizers
+from minirnn.bench.gpu import our_model
+from minirnn.bench.lessons import LESSONS, batches_of, load
+from minirnn.cuda import loops
 from minirnn.cuda.graph import MOST_ROWS, MOST_STEPS, training_graph
 from minirnn.data import Dataset
 from minirnn.layers import GRU, LSTM, Bidirectional, Dense, Dropout, Embedding, SimpleRNN
 from minirnn.models import Sequential
 from minirnn.optimizers import Adam
-from minirnn.training import NonFiniteError
+from minirnn.training import NonFiniteError, train_step
 
 pytestmark = pytest.mark.skipif(
     not cuda_emulator.has_compiler(), reason=f"needs a C++ compiler ({cuda_emulator.COMPILER})"
@@ -113,6 +116,16 @@ def test_training_is_the_same(kind, mask_zero):
     x, y = rows_of_text(45)
     launched = agree(lambda: classifier(kind, mask_zero), x, y, validation_data=(x[:9], y[:9]))
     assert launched["plan"] == launched["adam_dense"] == 2 * 6  # every step was one of the graph
+
+
+@pytest.mark.parametrize("kind", ["two bidirectional lstm", "all kinds"])
+def test_cells_that_are_large_take_a_launch_for_each_step(kind, monkeypatch):
+    monkeypatch.setattr(loops.Loop, "size", lambda *size: None)  # as if they were
+    x, y = rows_of_text(12, longest=18)
+    launched = agree(lambda: classifier(kind), x, y, batch_size=6)
+    assert launched["plan"] == 4
+    cell = "lstm" if "lstm" in kind else "gru"
+    assert launched[f"{cell}_step"] == launched[f"{cell}_step_backward"] > 4 * 16
 
 
 @pytest.mark.parametrize("schedule", cuda_emulator.SCHEDULES)
@@ -214,7 +227,6 @@ def test_many_steps_are_asked_about_now_and_then(monkeypatch):
 
 
 def test_a_batch_that_is_larger_than_all_before():
-    model_of_sizes = []
     x, y = rows_of_text(30, longest=5)
     padded = minirnn.utils.pad_sequences(x, padding="post")
 
@@ -223,13 +235,36 @@ def test_a_batch_that_is_larger_than_all_before():
             yield padded[part], y[part]
 
     agree(lambda: classifier("lstm"), Dataset.from_generator(batches), batch_size=None)
-    assert not model_of_sizes
 
 
 def test_ids_that_come_often_and_only_once():
     rng = np.random.default_rng(0)
     ids = np.where(rng.random((8, 40)) < 0.8, 2, rng.integers(1, WORDS, (8, 40)))
     assert agree(lambda: classifier("simple rnn"), ids, rng.integers(0, CLASSES, 8), epochs=4)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_the_lessons_models_in_full_size(name):
+    lesson, data = LESSONS[name], load("sample")
+    batches = batches_of(lesson, data, 2)
+
+    def make():
+        minirnn.set_random_seed(1)
+        return our_model(lesson)
+
+    expected_model = make()
+    expected = [train_step(expected_model, *batch)[0] for batch in batches]
+    with strict_cupy.installed():
+        model = make()
+        graph = training_graph(model)
+        for batch, value in zip(batches, expected, strict=True):
+            graph.step(*batch)
+            loss, _, rows, _ = graph.read()
+            assert loss / rows == pytest.approx(value, rel=1e-5)
+        graph.leave()
+        weights = model.get_weights()
+    for a, b in zip(expected_model.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(b, a, 1e-4, 1e-5)
 
 
 # --- a step: launches, transfers, waiting ---------------------------------------------------------
@@ -330,7 +365,6 @@ UNUSUAL = {
     "reads backwards": lambda: classifier([LSTM(3, go_backwards=True)]),
     "another merge": lambda: classifier([Bidirectional(LSTM(3), merge_mode="sum")]),
     "reset before": lambda: classifier([GRU(3, reset_after=False)]),
-    "large": lambda: classifier([LSTM(129)]),
 }
 
 
@@ -340,6 +374,36 @@ def test_other_models_train_the_ordinary_way(name):
         model = UNUSUAL[name]()
         model.require_compiled()
         assert training_graph(model) is None
+
+
+def frozen_lstm():
+    model = classifier()
+    model.layers[1].trainable = False
+    return model
+
+
+def frozen_direction():
+    model = classifier([Bidirectional(LSTM(3))])
+    model.layers[1].backward_layer.trainable = False
+    return model
+
+
+def frozen_whole():
+    model = classifier()
+    model.trainable = False
+    return model
+
+
+@pytest.mark.parametrize("make", [frozen_lstm, frozen_direction, frozen_whole])
+def test_frozen_layers_stay_as_they_are(make):
+    assert not agree(make, *rows_of_text(20))["plan"]
+
+
+def test_a_model_of_one_layer_trains():
+    with strict_cupy.installed():
+        model = Sequential([Dense(2)])
+        model.compile("adam", "mse")
+        model.fit(np.ones((4, 3), "f"), np.ones((4, 2), "f"), verbose=0)
 
 
 def test_other_losses_and_metrics_train_the_ordinary_way():

@@ -167,7 +167,7 @@ def test_larger_cells_step_by_step(cell_class, units):
     cuda_emulator.launches.clear()
     agree(cell, run, mask, True, 5e-5, schedules=["random"])
     steps = int(mask.sum(axis=1).max())
-    assert len(cuda_emulator.launches) == 2 * steps
+    assert len(cuda_emulator.launches) == 2 * steps + 1
 
 
 @needs_compiler
@@ -214,7 +214,7 @@ def test_a_cell_of_any_size_that_is_taken_fits_on_a_multiprocessor(loop):
 
 # --- errors planted in the kernels are seen -------------------------------------------------------
 
-# What must be noticed in lstm.cu: a pattern, and what takes its place.
+# What must be noticed: a pattern in lstm.cu, and what takes its place.
 PLANTED = {
     "no barrier in a step forward": (r"(width\] = c;\n)    __syncthreads\(\);", r"\1"),
     "no barrier in a step backward": (r"(= da_q;\n    \}\n)    __syncthreads\(\);", r"\1"),
@@ -231,28 +231,61 @@ PLANTED = {
 }  # fmt: skip
 
 
-def planted(pattern, replacement):
-    text = modules.source("lstm.cu")
-    changed, times = re.subn(pattern, replacement, text)
-    assert times, "the pattern stands nowhere in the source"
-    return modules.source("recurrent.cuh") + changed
+# The same in wide.cuh and wide.cu.
+SYNC = r"__syncthreads\(\);\n *"
+PLANTED_IN_WIDE = {
+    "no barrier before a chunk is overwritten": (SYNC + r"for \(int e", "for (int e"),
+    "no barrier before a chunk is read": (
+        SYNC + r"if \(column < COLUMNS\) \{",
+        "if (column < COLUMNS) {",
+    ),
+    "no barrier before the slices are written": (
+        SYNC + r"if \(column < COLUMNS\)\n",
+        "if (column < COLUMNS)\n",
+    ),
+    "no barrier before the slices are added": (SYNC + r"\}\n\n  static", "}\n  static"),
+    "a row that is read backwards looks the other way": (r"backwards \? 1 : -1", "-1"),
+    "a row's last state at every step": (r"ends = step.behind\(rank\) < 0", "ends = true"),
+    "c not carried back": (r"= dc \* f;", "= dc;"),
+}  # fmt: skip
 
 
-@needs_compiler
-@pytest.mark.parametrize("name", PLANTED)
-def test_an_error_planted_in_a_kernel_is_seen(name, monkeypatch):
-    code = planted(*PLANTED[name])
-    rng = np.random.default_rng(11)
-    mask = a_mask(rng, 3, 6)
-    cell, run = a_run(LSTMCell, 24, 3, mask, "float64", rng)
-    agree(cell, run, mask, False, 1e-10)  # the unchanged source passes
-
+def caught(run_it, code, monkeypatch):
+    """Whether `run_it` passes with the sources as they are, and not with `code` in their place."""
+    run_it()
     monkeypatch.setattr(modules, "source", lambda *files: code)
     for cache in (modules._kernel, modules._module):
         cache.cache_clear()
     try:
         with pytest.raises(AssertionError, match="Not equal to tolerance|Mismatched"):
-            agree(cell, run, mask, False, 1e-10)
+            run_it()
     finally:
         for cache in (modules._kernel, modules._module):
             cache.cache_clear()
+
+
+def changed(text, pattern, replacement):
+    text, times = re.subn(pattern, replacement, text)
+    assert times, "the pattern stands nowhere in the source"
+    return text
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", PLANTED)
+def test_an_error_planted_in_a_kernel_is_seen(name, monkeypatch):
+    rng = np.random.default_rng(11)
+    mask = a_mask(rng, 3, 6)
+    cell, run = a_run(LSTMCell, 24, 3, mask, "float64", rng)
+    code = modules.source("recurrent.cuh") + changed(modules.source("lstm.cu"), *PLANTED[name])
+    caught(lambda: agree(cell, run, mask, False, 1e-10), code, monkeypatch)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", PLANTED_IN_WIDE)
+def test_an_error_planted_in_the_steps_of_large_cells_is_seen(name, monkeypatch):
+    monkeypatch.setattr(loops.Loop, "size", lambda *size: None)
+    rng = np.random.default_rng(11)
+    mask = a_mask(rng, 17, 3)
+    cell, run = a_run(LSTMCell, 37, 3, mask, "float64", rng)
+    code = changed(modules.source("wide.cuh", "wide.cu"), *PLANTED_IN_WIDE[name])
+    caught(lambda: agree(cell, run, mask, True, 1e-10), code, monkeypatch)

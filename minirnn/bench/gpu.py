@@ -30,7 +30,8 @@ from minirnn.bench.lessons import CLASSES, LESSONS, VOCABULARY, Batch, Lesson, b
 from minirnn.bench.limits import layers_of, lengths_of
 from minirnn.classifier import RECIPES
 from minirnn.compiled_loops import loops
-from minirnn.cuda.graph import Launch, training_graph
+from minirnn.cuda.graph import training_graph
+from minirnn.cuda.launches import Launch
 from minirnn.cuda.modules import kernel
 from minirnn.models import Sequential
 from minirnn.packing import full_mask

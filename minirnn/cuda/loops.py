@@ -84,7 +84,6 @@ def loop_of(cell: Cell) -> Loop | None:
     return None
 
 
-HALVES = ("forward", "backward")
 REAL = {"float32": "float", "float64": "double"}
 
 
@@ -108,11 +107,27 @@ def loops(cell: Cell, dtype: Any) -> Loops | None:
     if loop is None or np.dtype(dtype).name not in REAL:  # gradcheck computes with complex numbers
         return None
     size = loop.size(cell.units, np.dtype(dtype).itemsize)
-    steps, steps_backward = (
+    forward, backward = (
         _step_by_step(cell, loop, dtype)
         if size is None
         else _in_one_launch(cell, loop, size, dtype)
     )
+
+    def walk(packing: Packing) -> tuple[Any, ...]:
+        """The arguments behind `drop`: order, lengths, offsets, rows, capacity, weights_apart,
+        reverse."""
+        layout, numbers = packing.layout, (packing.shape[0], len(packing), 0, packing.reverse)
+        return None, layout.device_lengths, layout.device_offsets, *map(np.int32, numbers)
+
+    def steps(a: Array, history: State, kept: State, packing: Packing, drop: Array | None) -> State:
+        B, N = packing.shape[0], len(packing)
+        before = tuple(xp.empty((N, cell.units), a.dtype) for _ in history)
+        first, after = _two([h[:B] for h in history]), _two([h[B:] for h in history])
+        made = *after, *_two(before), _or_none(kept), None
+        if N:
+            given = a, *_weights(cell), *first, drop, *made, *walk(packing)
+            forward(packing, tuple(map(pointer, given)))
+        return before
 
     def local_derivatives(
         state_prev: State, state: State, saved: tuple[Array, ...], drop: Array | None
@@ -122,6 +137,14 @@ def loops(cell: Cell, dtype: Any) -> Loops | None:
         du = xp.empty_like(gates) if loop is GRU else da
         (h_before, *c_before), (h, *_) = state_prev, state
         return da, du, gates, _or_none(kept), h, h_before, _or_none(c_before)
+
+    def steps_backward(
+        dstate: State, dstates: State, local: Any, packing: Packing, drop: Array | None
+    ) -> None:
+        U, _ = _weights(cell)
+        if len(packing):
+            given = *local, U, *_two(dstates), *_two(dstate), drop, *walk(packing)
+            backward(packing, tuple(map(pointer, given)))
 
     return Loops(steps, local_derivatives, steps_backward)
 
@@ -136,82 +159,62 @@ def _weights(cell: Cell) -> tuple[Array, Array | None]:
     return cell.params["recurrent_kernel"], cell.params["bias"][1] if has_b_u else None
 
 
-def _before(history: State, packing: Packing) -> State:
-    """Room for the states before each step, (N, U) each."""
-    return tuple(xp.empty((len(packing), h.shape[1]), h.dtype) for h in history)
-
-
-def _in_one_launch(cell: Cell, loop: Loop, size: Size, dtype: Any) -> tuple[Callable, Callable]:
-    """`steps` and `steps_backward` of cells that fit on a multiprocessor."""
-    functions = {half: time_loop(loop, half, cell.units, dtype) for half in HALVES}
-
-    def launch(half: str, packing: Packing, drop: Array | None, *arguments: Any) -> None:
-        if len(packing) == 0:
-            return
-        layout, rows = packing.layout, packing.shape[0]
-        walk = None, layout.device_lengths, layout.device_offsets
-        numbers = map(np.int32, (rows, len(packing), 0, packing.reverse))
-        given = (*map(pointer, (*arguments, *walk)), *numbers)
-        functions[half]((rows, 1), (size.threads,), given, shared_mem=size.shared_bytes)
-
-    def steps(a: Array, history: State, kept: State, packing: Packing, drop: Array | None) -> State:
-        B, before = packing.shape[0], _before(history, packing)
-        h_first, c_first = _two([states[:B] for states in history])
-        h, c = _two([states[B:] for states in history])
-        made = h, c, *_two(before), _or_none(kept), None
-        launch("forward", packing, drop, a, *_weights(cell), h_first, c_first, drop, *made)
-        return before
-
-    def steps_backward(
-        dstate: State, dstates: State, local: Any, packing: Packing, drop: Array | None
-    ) -> None:
-        U, _ = _weights(cell)
-        launch("backward", packing, drop, *local, U, *_two(dstates), *_two(dstate), drop)
-
-    return steps, steps_backward
-
-
 def _two(states: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
     """What belongs to h and what belongs to c, which not every cell has."""
     return states[0], states[1] if len(states) == 2 else None
 
 
+def _in_one_launch(cell: Cell, loop: Loop, size: Size, dtype: Any) -> tuple[Callable, Callable]:
+    """The loops of a cell that fits on a multiprocessor: `forward(rows, arguments)`, and `backward`
+    alike, with the arguments of recurrent.cuh."""
+
+    def launcher(half: str) -> Callable[..., None]:
+        function = time_loop(loop, half, cell.units, dtype)
+
+        def launch(packing: Packing, arguments: tuple[Any, ...]) -> None:
+            grid = packing.shape[0], 1
+            function(grid, (size.threads,), arguments, shared_mem=size.shared_bytes)
+
+        return launch
+
+    return launcher("forward"), launcher("backward")
+
+
 def _step_by_step(cell: Cell, loop: Loop, dtype: Any) -> tuple[Callable, Callable]:
-    """The same for larger cells: a product and one launch for each step; see one_step.cu."""
-    step, step_backward = (
-        kernel(f"{loop.file}_{name}", "one_step.cu", REAL=REAL[np.dtype(dtype).name])
-        for name in ("step", "step_backward")
-    )
+    """The same for larger cells: a launch for each step; see wide.cuh."""
+    step, step_backward, first_states = (wide_step(loop, half, dtype) for half in WIDE)
+    units = np.int32(cell.units)
 
-    def launch(function: Any, *arguments: Any, rows: int) -> None:
-        blocks, numbers = -(-rows * cell.units // 256), map(np.int32, (rows, cell.units))
-        function((blocks,), (256,), (*map(pointer, arguments), *numbers))
+    def grid(rows: int) -> tuple[int, int, int]:
+        return wide_grid(rows, cell.units, 1)
 
-    def steps(a: Array, history: State, kept: State, packing: Packing, drop: Array | None) -> State:
-        B, before = packing.shape[0], _before(history, packing)
-        U, b_u = _weights(cell)
-        h, c = _two([states[:B].copy() for states in history])
-        h_in = h if drop is None else h * drop
-        after = _two([states[B:] for states in history])
-        u = xp.empty((B, a.shape[1]), a.dtype)
-        walk = packing.walk([a, *after, *_two(before), _or_none(kept)], (), [u, h, c, drop, h_in])
-        for a_t, *made, u, h, c, drop, h_in in walk:
-            xp.dot(h_in, U, out=u)
-            launch(step, a_t, u, b_u, h, c, *made, drop, h_in, rows=len(h))
-        return before
+    def forward(packing: Packing, arguments: tuple[Any, ...]) -> None:
+        last = len(packing.batch_sizes) - 1
+        for k in range(last + 1):
+            n = packing.batch_sizes[last - k if packing.reverse else k]
+            step(grid(n), (256,), (*arguments, np.int32(k), np.int32(last), units))
 
-    def steps_backward(
-        dstate: State, dstates: State, local: Any, packing: Packing, drop: Array | None
-    ) -> None:
-        U_T = xp.ascontiguousarray(cell.params["recurrent_kernel"].T)
-        through = xp.zeros_like(dstate[0]) if loop is GRU else None
-        walk = packing.walk_back([*local, *_two(dstates)], [*_two(dstate), through, drop])
-        for da, du, *kept_and_given, dh, dc, through, drop in walk:
-            launch(step_backward, da, du, *kept_and_given, dh, dc, through, rows=len(dh))
-            xp.dot(du, U_T, out=dh)
-            if drop is not None:
-                dh *= drop
-            if through is not None:
-                dh += through
+    def backward(packing: Packing, arguments: tuple[Any, ...]) -> None:
+        last, (da, du, *_), rows = len(packing.batch_sizes) - 1, arguments, packing.shape[0]
+        carry = xp.empty((rows, cell.units), da.dtype)
+        for k in range(last, -1, -1):
+            n = packing.batch_sizes[last - k if packing.reverse else k]
+            step_backward(grid(n), (256,), (*arguments, np.int32(k), np.int32(last), units, carry))
+        U, *_, dh_ends, dc_ends = arguments[7:12]
+        given = du, U, dh_ends, dc_ends, *arguments[12:], units, carry
+        first_states(grid(rows), (256,), given)
 
-    return steps, steps_backward
+    return forward, backward
+
+
+WIDE = ("step", "step_backward", "first_states")
+
+
+def wide_step(loop: Loop, half: str, dtype: Any) -> Any:
+    """A kernel of wide.cu."""
+    real = REAL[np.dtype(dtype).name]
+    return kernel(f"{loop.file}_{half}", "wide.cuh", "wide.cu", REAL=real)
+
+
+def wide_grid(rows: int, units: int, directions: int) -> tuple[int, int, int]:
+    return -(-units // 8), -(-rows // 16), directions

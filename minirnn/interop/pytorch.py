@@ -14,14 +14,17 @@ does not tell what its modules are for; they are taken in their order, or by nam
     pytorch.load(model, "classifier.safetensors")
 
 Files: `.safetensors`, or `.pt` and `.pth`, which are read by `torch.load(weights_only=True)` alone:
-no code of a file is ever run. `nn.LSTM(proj_size=...)` has no counterpart here.
+no code of a file is ever run. A `.safetensors` file forgets the order of its modules, so there they
+are taken in the one order in which all kinds and shapes fit; where there are several, by name only.
+`nn.LSTM(proj_size=...)` has no counterpart here.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,10 +32,10 @@ import numpy as np
 from minirnn import activations
 from minirnn.base import Layer
 from minirnn.cells import Cell, GRUCell, LSTMCell, SimpleRNNCell
+from minirnn.interop import tensor_files
 from minirnn.interop.gates import block_orders, reorder
 from minirnn.interop.matching import directions, host, layers_with_weights, put_all
 from minirnn.layers import RNN, Bidirectional, Dense, Embedding
-from minirnn.saving import check_header, write_whole
 
 RECURRENT_KEY = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(\d+)(_reverse)?$")
 
@@ -56,8 +59,21 @@ def load_state_dict(
         ValueError: if layers and modules do not fit each other; it names both. Nothing is changed
             then.
     """
-    modules = _modules({key: _array(value) for key, value in state.items()})
-    layers = list(layers_with_weights(model))
+    _load_state(
+        model, {key: tensor_files.array(value) for key, value in state.items()}, names, ordered=True
+    )
+
+
+def _load_state(
+    model: Layer,
+    state: Mapping[str, np.ndarray],
+    names: Mapping[str, str] | None,
+    ordered: bool,
+) -> None:
+    """ordered: whether the modules stand in the order of the model."""
+    modules, layers = _modules(state), list(layers_with_weights(model))
+    if not ordered and not names:
+        modules = _in_the_order_that_fits(layers, modules)
     targets = _targets(layers, modules, names)
     found = [
         pair
@@ -98,74 +114,20 @@ def load(
     Raises:
         ValueError: as `load_state_dict`, and for a file that holds anything but tensors.
     """
-    load_state_dict(model, read(path), names)
+    state, ordered = tensor_files.read(path)
+    _load_state(model, state, names, ordered)
 
 
 def save(
     model: Layer, path: str | os.PathLike[str], names: Mapping[str, str] | None = None
 ) -> None:
     """`state_dict` into a file: `.safetensors`, `.pt` or `.pth`."""
-    state, kind = state_dict(model, names), _kind(path)
-    if kind == "safetensors":
-        from safetensors.numpy import save as to_bytes
-
-        write_whole(path, to_bytes(state, metadata={"format": "pt"}))
-        return
-    torch = _torch()
-    torch.save({key: torch.from_numpy(array) for key, array in state.items()}, os.fspath(path))
+    tensor_files.write(path, state_dict(model, names))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Name → array of a file of tensors."""
-    if _kind(path) == "safetensors":
-        from safetensors.numpy import load_file
-
-        check_header(os.fspath(path))
-        return load_file(path)
-    import pickle
-
-    torch = _torch()
-    try:
-        state = torch.load(os.fspath(path), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{os.fspath(path)}: this file holds more than tensors, and loading it could run code "
-            f"({str(error).splitlines()[0]}). Save model.state_dict() instead of the model."
-        ) from None
-    if not isinstance(state, Mapping) or not all(
-        isinstance(v, torch.Tensor) for v in state.values()
-    ):
-        raise ValueError(
-            f"{os.fspath(path)}: expected a state dict, name → tensor; received "
-            f"{type(state).__name__}"
-        )
-    return {key: _array(value) for key, value in state.items()}
-
-
-def _kind(path: str | os.PathLike[str]) -> str:
-    ending = os.path.splitext(os.fspath(path))[1]
-    if ending not in (".safetensors", ".pt", ".pth"):
-        raise ValueError(f"path: expected .safetensors, .pt or .pth; received {os.fspath(path)!r}")
-    return ending[1:]
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise ImportError(
-            "PyTorch is needed for .pt and .pth files (pip install torch); .safetensors files do "
-            "without it"
-        ) from None
-    return torch
-
-
-def _array(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-        value = value.numpy()
-    return np.asarray(value)
+    return tensor_files.read(path)[0]
 
 
 # --- which module belongs to which layer ----------------------------------------------------------
@@ -228,6 +190,50 @@ def _targets(
             "must be as many; or say by `names` which belong together."
         )
     return targets
+
+
+def _in_the_order_that_fits(layers: list[Layer], modules: Modules) -> Modules:
+    """The modules in the one order in which each fits its layer, in kind and in shape; as they are
+    where there is none.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    orders = list(itertools.islice(_orders_that_fit(layers, modules, ()), 2))
+    if len(orders) == 2:
+        pairs = [", ".join(map(repr, order)) for order in orders]
+        raise ValueError(
+            "state: the file does not tell the order of its modules, and they fit the layers "
+            f"{', '.join(layer.name for layer in layers)} in more than one: {pairs[0]}, or "
+            f"{pairs[1]}. Say by `names` which belong together."
+        )
+    return {name: modules[name] for name in orders[0]} if orders else modules
+
+
+def _orders_that_fit(
+    layers: list[Layer], modules: Modules, taken: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    """All orders of the modules that go on from those taken."""
+    if not layers and len(taken) == len(modules):
+        yield taken
+    for name, module in modules.items():
+        depth = max(_depth(module), 1)
+        if name in taken or depth > len(layers):
+            continue
+        if all(_fits(layer, name, module, number) for number, layer in enumerate(layers[:depth])):
+            yield from _orders_that_fit(layers[depth:], modules, (*taken, name))
+
+
+def _fits(layer: Layer, name: str, module: Mapping[str, np.ndarray], number: int) -> bool:
+    try:
+        found = _weights_of(layer, name, module, number)
+    except ValueError:
+        return False
+    return all(
+        weights.keys() == part.params.keys()
+        and all(weights[key].shape == value.shape for key, value in part.params.items())
+        for part, weights in zip(_parts(layer), found, strict=True)
+    )
 
 
 def _parts(layer: Layer) -> list[Layer]:

@@ -152,7 +152,7 @@ class Bidirectional(Layer):
         """As `RNN.backward`; grads under the names of both copies."""
         runs, drop_x, state_given, ys, work, x_packed = cache
         packing = runs[0].packing
-        dys, dstates = self._split_gradients(dy, ys, packing)
+        dys, dstates = self.split_gradients(dy, ys, packing)
 
         def walk_back(way: int) -> Any:
             loop, dy = runs[way], dys[way]
@@ -199,7 +199,7 @@ class Bidirectional(Layer):
             return dy * 0.5, dy * 0.5
         return dy
 
-    def _split_gradients(self, dy: Any, ys: Any, packing: Packing) -> tuple[Any, Any]:
+    def split_gradients(self, dy: Any, ys: Any, packing: Packing) -> tuple[Any, Any]:
         """`dy` → the gradients of both outputs, `Packed` where those are steps, and those of both
         copies' states."""
         outputs = 2 if self.merge_mode is None else 1

@@ -287,6 +287,64 @@ def test_a_classifier_goes_there_and_back_bit_for_bit(kind, ending, tmp_path):
         assert np.array_equal(one, other)
 
 
+def in_alphabetical_order_of_names():
+    """A model and a module whose names, sorted, come in another order than their layers."""
+    model = Sequential(
+        [
+            layers.Embedding(19, 5, name="words"),
+            layers.Bidirectional(layers.LSTM(3), name="reader"),
+            layers.Dense(6, name="first"),
+            layers.Dense(6, name="a_second"),
+        ]
+    )
+    model.build()
+    theirs = nn.Module()
+    theirs.words, theirs.reader = nn.Embedding(19, 5), nn.LSTM(5, 3, bidirectional=True)
+    theirs.first, theirs.a_second = nn.Linear(6, 6), nn.Linear(6, 6)
+    return model, theirs
+
+
+def test_our_safetensors_file_knows_the_order_of_its_modules(tmp_path):
+    model, _ = in_alphabetical_order_of_names()
+    twin, _ = in_alphabetical_order_of_names()
+    pytorch.save(model, tmp_path / "m.safetensors")
+    pytorch.load(twin, tmp_path / "m.safetensors")
+    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_safetensors_file_of_pytorchs_is_taken_in_the_one_order_that_fits(tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(6)
+    theirs, model = Classifier(), classifier()
+    save_file(theirs.state_dict(), tmp_path / "m.safetensors")
+    pytorch.load(model, tmp_path / "m.safetensors")
+    assert np.array_equal(model.layers[0].params["embeddings"], theirs.embed.weight.detach())
+    assert np.array_equal(model.layers[-1].params["kernel"].T, theirs.out.weight.detach())
+    for layer, number in zip(model.layers[1:3], (0, 1), strict=True):
+        weights = getattr(theirs.rnn, f"weight_hh_l{number}").detach()
+        own = layer.forward_layer.cell.params["recurrent_kernel"].T
+        assert np.array_equal(np.sort(own.ravel()), np.sort(weights.numpy().ravel()))
+
+
+def test_modules_that_fit_in_more_than_one_order_need_names(tmp_path):
+    from safetensors.torch import save_file
+
+    model, theirs = in_alphabetical_order_of_names()
+    save_file(theirs.state_dict(), tmp_path / "m.safetensors")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="does not tell the order .* more than one: .* by `names`"):
+        pytorch.load(model, tmp_path / "m.safetensors")
+    for one, other in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+    names = {name: name for name in ("words", "reader", "first", "a_second")}
+    pytorch.load(model, tmp_path / "m.safetensors", names)
+    for name in ("first", "a_second"):
+        kernel = getattr(theirs, name).weight.detach().T
+        assert np.array_equal(model.get_layer(name).params["kernel"], kernel)
+
+
 def test_without_names_modules_come_in_order():
     torch.manual_seed(4)
     theirs, model = Classifier(), classifier()
