@@ -1,0 +1,165 @@
+"""The notebooks of the course: they run, show what their text says, and are the same course in
+English and in Turkish."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "examples" / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*/*.ipynb") if path.parent.name == "en")
+ALL = sorted(FOLDER.glob("*/*.ipynb"))
+SECONDS_A_CELL = 300
+ABSOLUTE_PATH = re.compile(r"(?<![\w./])(/(home|Users|root|tmp|work|mnt|usr|var)/|[A-Z]:\\)")
+
+
+def load(language, name):
+    return json.loads((FOLDER / language / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def sources(notebook, kind):
+    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == kind]
+
+
+# --- as they are stored ---------------------------------------------------------------------------
+
+
+def test_each_notebook_is_there_in_both_languages():
+    assert len(NAMES) >= 6
+    assert [path.stem for path in ALL] == NAMES * 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twins_have_the_same_code_and_each_its_own_text(name):
+    english, turkish = load("en", name), load("tr", name)
+    assert sources(english, "code") == sources(turkish, "code")
+    for key in ("id", "cell_type"):
+        assert [c[key] for c in english["cells"]] == [c[key] for c in turkish["cells"]]
+    for ours, theirs in zip(
+        sources(english, "markdown"), sources(turkish, "markdown"), strict=True
+    ):
+        assert ours != theirs
+        assert re.findall(r"^#+", ours, re.M) == re.findall(r"^#+", theirs, re.M)
+        assert ours.count("$") == theirs.count("$")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_notebooks_are_stored_clean(path):
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    assert (notebook["nbformat"], notebook["metadata"]["kernelspec"]["name"]) == (4, "python3")
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    for cell in notebook["cells"]:
+        assert cell["metadata"] == {}
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        assert not ABSOLUTE_PATH.search("".join(cell["source"]))
+    assert sources(notebook, "markdown")[0].startswith(f"# {int(path.stem[:2])}. ")
+
+
+def test_plots_have_axis_labels():
+    for name in NAMES:
+        for code in sources(load("en", name), "code"):
+            if "plt.subplots(" in code:
+                assert "set_xlabel(" in code, (name, code)
+                assert "set_ylabel(" in code, (name, code)
+
+
+# --- as they run ----------------------------------------------------------------------------------
+
+
+def numbers(text, begin):
+    """Those at the end of the one line that begins so."""
+    (line,) = [line for line in text.splitlines() if line.startswith(begin)]
+    return [float(number) for number in re.findall(r"-?\d+\.\d*(?:e[-+]\d+)?", line)]
+
+
+def order_matters(text):
+    (bag, bag_shuffled), (rnn, shuffled) = numbers(text, "bag of"), numbers(text, "SimpleRNN ")
+    assert bag == bag_shuffled
+    assert shuffled < bag < 0.8 < 0.92 < rnn
+
+
+def one_cell(text):
+    assert "step 1  0.5000  0.7311  0.7616  0.5000  0.3808  0.1817" in text
+    assert "the library's LSTMCell gives the same h and c" in text
+    assert "False" not in text
+
+
+def gradient_check(text):
+    assert "all blocks pass" in text
+    assert "5 of 5 blocks FAIL" in text
+    for cell in ("SimpleRNNCell  ", "ForgetfulCell  "):
+        first, last = numbers(text, cell)
+        assert last < first / 10
+
+
+def padding(text):
+    masked = numbers(text, "mask True  accuracy on the test")
+    assert masked[0] > 0.9
+    assert set(masked) == {masked[0]}
+    assert max(numbers(text, "mask False accuracy on the test")) < 0.5
+
+
+def vanishing(text):
+    on_test = " accuracy on the test rows"
+    after = {line.split("  ")[0]: line for line in text.splitlines() if on_test in line}
+    for name in ("SimpleRNN", "LSTM", "GRU"):
+        assert max(numbers(after[name].split(":")[1], "")) < 0.65
+    for name in ("LSTM, gate bias 8", "GRU, gate bias 8"):
+        assert min(numbers(after[name].split(":")[1], "")) > 0.9
+
+
+def bidirectional(text):
+    assert "False" not in text
+    assert text.count("as computed by hand: True") == 4
+    assert numbers(text, "forward  ")[-1] < 0.65 < 0.95 < numbers(text, "bidirectional  ")[-1]
+    assert numbers(text, "with a mask") == [0]
+    assert numbers(text, "without")[0] > 1e-4
+    assert "together 72964" in text
+
+
+SAYS = {
+    "01_why_order_matters": order_matters,
+    "02_one_cell_by_hand": one_cell,
+    "03_bptt_and_the_gradient_check": gradient_check,
+    "04_padding_masking_bucketing": padding,
+    "05_the_vanishing_gradient": vanishing,
+    "06_bidirectional_and_stacked": bidirectional,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_run_and_show_what_they_say(name, tmp_path, monkeypatch):
+    """The English ones: the Turkish ones have the same code, as is tested above."""
+    pytest.importorskip("ipykernel", reason="running a notebook needs ipykernel")
+    pytest.importorskip("matplotlib", reason="the notebooks need matplotlib")
+    nbclient = pytest.importorskip("nbclient", reason="running a notebook needs nbclient")
+    nbformat = pytest.importorskip("nbformat", reason="running a notebook needs nbformat")
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    for variable in ("MPLBACKEND", "MINIRNN_AG_NEWS", "MINIRNN_BACKEND"):
+        monkeypatch.delenv(variable, raising=False)
+
+    notebook = nbformat.read(FOLDER / "en" / f"{name}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(
+        notebook, timeout=SECONDS_A_CELL, kernel_name="python3", resources=where
+    ).execute()
+
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
+    printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+    plots = sum("plt.subplots(" in code for code in sources(notebook, "code"))
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= plots - 1  # one is a function
+    if name in SAYS:
+        SAYS[name](printed)
