@@ -17,6 +17,7 @@ from minirnn import (
     optimizers,
     seq2seq,
     utils,
+    vectors,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
 from minirnn.generation import generate
@@ -56,4 +57,5 @@ __all__ = [
     "set_floatx",
     "set_random_seed",
     "utils",
+    "vectors",
 ]

@@ -11,8 +11,9 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -155,13 +156,20 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that, whatever happens, either all of it is there or the old one is."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write that is put in its place when all of it is written, and not before."""
     folder, name = os.path.split(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"path: there is no folder {folder!r} to write {name!r} into")
     handle, beside = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
