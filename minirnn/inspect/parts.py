@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minirnn import activations
-from minirnn.backend import Array, to_host, xp
+from minirnn.backend import Array, to_device, to_host, xp
 from minirnn.base import Layer
 from minirnn.layers import RNN, Bidirectional, Dropout, Embedding, OneHot, TextVectorization
 from minirnn.models import Sequential
@@ -39,14 +39,14 @@ class Head(NamedTuple):
     def gradient(self, out: Array, target: Any) -> Array:
         """The gradient of log p(target) at `out`; target: a class for each row (rows,)."""
         p = self.probabilities(out)
-        rows = xp.arange(len(out))
+        rows, target = xp.arange(len(out)), to_device(target)
         if self.activation == "none":
             dout = xp.zeros_like(out)
             dout[rows, target] = 1 / xp.maximum(p[rows, target], xp.finfo(p.dtype).tiny)
             return dout
         if out.shape[1] == 1:
             dout = -p[:, 1:]
-            dout[:, 0] += xp.asarray(target)
+            dout[:, 0] += target
             return dout
         chosen = xp.zeros_like(p)
         chosen[rows, target] = 1

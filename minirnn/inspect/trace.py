@@ -72,7 +72,8 @@ class LayerTrace:
             others: 0.
         gradients: name → (T, U), the gradient of log p(target) at each state after each step,
             through all paths.
-        gradient_norm: name → (T,), their Euclidean norms.
+        gradient_norm: name → (T,), their Euclidean norms, in float64: the squares of gradients that
+            have almost vanished would be 0 in float32.
     """
 
     name: str
@@ -292,7 +293,9 @@ def layer_trace(run: Run) -> LayerTrace:
         kept=of_steps(kept),
         forgot=of_steps(forgot),
         gradients=by_name,
-        gradient_norm={name: np.linalg.norm(d, axis=1) for name, d in by_name.items()},
+        gradient_norm={
+            name: np.linalg.norm(d.astype(np.float64), axis=1) for name, d in by_name.items()
+        },
     )
 
 
