@@ -106,7 +106,13 @@ def test_the_product_of_the_gates_back_from_the_end(kind, gate, build):
             products.append([np.prod(gates[:d], axis=0).mean() for d in range(len(gates))])
         expected = [np.mean([p[d] for p in products if len(p) > d]) for d in range(7)]
         np.testing.assert_allclose(flow.gate_product, expected, rtol=1e-10)
-        assert flow.gate_product[0] == 1 and flow.spectral_radius is None
+        assert flow.gate_product[0] == 1
+        names = "ifco" if kind == "lstm" else "zrh"
+        cell = [layer for layer in model.layers if hasattr(layer, "cell")][k].cell
+        blocks = np.split(cell.params["recurrent_kernel"], len(names), axis=1)
+        for name, block in zip(names, blocks, strict=True):
+            largest = max(abs(np.linalg.eigvals(block)))
+            assert flow.spectral_radius[name] == pytest.approx(largest)
 
 
 # --- the growth -----------------------------------------------------------------------------------
@@ -150,7 +156,7 @@ def test_in_a_linear_network_growth_and_radius_are_those_of_the_matrix():
     U = np.array([[0.5, 0.0], [0.0, -2.0]])
     model.layers[1].cell.params["recurrent_kernel"][...] = U
     [flow] = gradient_flow(model, ROWS)
-    assert flow.growth == pytest.approx(2) and flow.spectral_radius == pytest.approx(2)
+    assert flow.growth == pytest.approx(2) and flow.spectral_radius == {"h": pytest.approx(2)}
     assert flow.gate_product is None
     model.layers[1].cell.params["recurrent_kernel"][...] = 0
     assert gradient_flow(model, ROWS)[0].growth == 0

@@ -13,7 +13,7 @@ by the forget gate f, or by z, alone.
 >>> [flow] = gradient_flow(Sequential(layers), np.array([[7, 2, 5, 1], [3, 3, 8, 9]]))
 >>> flow.gradient_norm["h"].shape  # one number for each distance from the end
 (4,)
->>> round(flow.spectral_radius, 4)  # U is orthogonal at first
+>>> round(flow.spectral_radius["h"], 4)  # U is orthogonal at first
 1.0
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from minirnn.backend import Array, to_host, xp
 from minirnn.base import Layer
 from minirnn.batches import batches
-from minirnn.cells import SimpleRNNCell
+from minirnn.cells import Cell, split
 from minirnn.inspect.bptt import (
     Run,
     back_through_layers,
@@ -67,8 +67,9 @@ class Flow(NamedTuple):
         growth: the factor that one step back puts on a gradient, on average: the n-th root of the
             spectral norm of the product of the Jacobians of all n steps of a row, of the whole
             state (h and c); geometric mean over rows. Below 1 gradients vanish, above 1 they grow.
-        spectral_radius: of U, the largest of the absolute values of its eigenvalues, in SimpleRNN;
-            None for other cells, in which the matrix is not all that there is.
+        spectral_radius: name of a gate → the largest of the absolute values of the eigenvalues of
+            its block of the recurrent matrix, U by U numbers; SimpleRNN has one block, "h". In the
+            other cells the matrix is not all that there is: see `growth`.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Flow(NamedTuple):
     gradient_norm: dict[str, np.ndarray]
     gate_product: np.ndarray | None
     growth: float
-    spectral_radius: float | None
+    spectral_radius: dict[str, float]
 
 
 def gradient_flow(model: Any, batch: Any, labels: Any = None) -> list[Flow]:
@@ -170,10 +171,6 @@ def flow_of(run: Run) -> Flow:
     gates = gates_of(run.cell, run.loop.saved)
     gate = gates.get("f", gates.get("z"))
     product = None if gate is None else mean(to_host(product_of_later(run, gate)).mean(axis=1))
-    radius = None
-    if isinstance(run.cell, SimpleRNNCell):
-        U = to_host(run.cell.params["recurrent_kernel"])
-        radius = float(np.abs(np.linalg.eigvals(U)).max())
     return Flow(
         name=run.name,
         cell=cell_name(run.cell),
@@ -182,8 +179,17 @@ def flow_of(run: Run) -> Flow:
         gradient_norm=dict(zip(run.cell.state_names, map(mean, norms), strict=True)),
         gate_product=product,
         growth=growth(run),
-        spectral_radius=radius,
+        spectral_radius=spectral_radii(run.cell),
     )
+
+
+def spectral_radii(cell: Cell) -> dict[str, float]:
+    """Gate → the spectral radius of its block of the recurrent matrix."""
+    blocks = split(to_host(cell.params["recurrent_kernel"]), len(cell.gates))
+    return {
+        gate: float(np.abs(np.linalg.eigvals(block)).max())
+        for gate, block in zip(cell.gates, blocks, strict=True)
+    }
 
 
 def product_of_later(run: Run, gate: Array) -> Array:
