@@ -35,7 +35,7 @@ def sources(notebook, kind):
 
 
 def test_each_notebook_is_there_in_both_languages():
-    assert len(NAMES) >= 6
+    assert [name[:2] for name in NAMES] == [f"0{number}" for number in range(1, 10)]
     assert [path.stem for path in ALL] == NAMES * 2
 
 
@@ -130,6 +130,29 @@ def bidirectional(text):
     assert "together 72964" in text
 
 
+def word_vectors(text):
+    accuracy = {
+        line.split("  ")[0]: numbers(line, line.split("  ")[0])
+        for line in text.splitlines()
+        if re.fullmatch(r"[a-z, ]+?(  +0\.\d{3}){4}", line)
+    }
+    assert accuracy["pretrained"][-1] > 0.9
+    first = [accuracy[name][0] for name in ("random", "wrong words", "pretrained, frozen")]
+    assert first == sorted(first)
+
+
+def characters(text):
+    losses = [float(loss) for loss in re.findall(r"held-out loss ([\d.]+)", text)]
+    assert losses[-1] < 0.8 < losses[0]
+    assert max(float(share) for share in re.findall(r"copied ([\d.]+)", text)) < 0.05
+
+
+def sequences(text):
+    assert float(re.findall(r"whole rows ([\d.]+)", text)[-1]) > 0.95
+    [two] = re.findall(r"2 digits: .* others: ([\d.]+)", text)
+    assert float(two) < 0.8
+
+
 SAYS = {
     "01_why_order_matters": order_matters,
     "02_one_cell_by_hand": one_cell,
@@ -137,6 +160,9 @@ SAYS = {
     "04_padding_masking_bucketing": padding,
     "05_the_vanishing_gradient": vanishing,
     "06_bidirectional_and_stacked": bidirectional,
+    "07_pretrained_word_vectors": word_vectors,
+    "08_characters": characters,
+    "09_from_sequence_to_sequence": sequences,
 }
 
 
