@@ -144,7 +144,7 @@ class Steps:
             if self.unread == self.AHEAD:
                 self.read()
             return
-        self.settle()
+        self.leave_graph()
         loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True)
         if not math.isfinite(loss):
             self.fail(x, loss, self.done)
@@ -170,11 +170,15 @@ class Steps:
         self.read()
         return self.means.logs()
 
-    def settle(self) -> None:
-        """Bring the model and its optimizer up to date."""
+    def leave_graph(self) -> None:
+        """Give back to the model what a graph has learned, if there is one."""
         if self.graph is not None:
             self.read()
             self.graph.leave()
+
+    def settle(self) -> None:
+        """Bring the model and its optimizer up to date."""
+        self.leave_graph()
         self.model.optimizer.settle()
 
 

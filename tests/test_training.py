@@ -982,3 +982,15 @@ def test_training_in_float64_stays_there():
         backend.set_floatx("float32")
     assert {value.dtype for value in model.params.values()} == {np.dtype("float64")}
     assert model.predict(x).dtype == np.float64
+
+
+def test_rows_that_wait_are_settled_once_an_epoch_and_not_at_each_step(monkeypatch):
+    model, x, y = make("lstm")
+    settled = []
+    plain = type(model.optimizer).settle
+    monkeypatch.setattr(
+        type(model.optimizer), "settle", lambda self: (settled.append(1), plain(self))
+    )
+    model.fit(x, y, batch_size=1, epochs=2, verbose=0)
+    assert len(x) > 8
+    assert len(settled) <= 6
