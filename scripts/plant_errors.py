@@ -1323,7 +1323,12 @@ def main() -> int:
         print("\n".join(error.name for error in errors))
         return 0
     if arguments.parity:
-        errors = [error._replace(tests=PARITY) for error in errors if error.file in MATHEMATICS]
+        # Other libraries compute on the host here, and see nothing of a copy that was forgotten.
+        errors = [
+            error._replace(tests=PARITY)
+            for error in errors
+            if error.file in MATHEMATICS and ON_DEVICE not in error.tests
+        ]
     try:
         return 1 if check(errors, max(1, arguments.jobs)) else 0
     except Broken as problem:
