@@ -141,7 +141,12 @@ def browser():
         pytest.skip("needs a chromium")
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=quiet)
+        try:
+            browser = p.chromium.launch(
+                executable_path=chromium, args=[*quiet, "--disable-dev-shm-usage"]
+            )
+        except playwright.Error as error:
+            pytest.skip(f"{chromium} does not start here: {str(error).splitlines()[0]}")
         yield browser
         browser.close()
 
