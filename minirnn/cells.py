@@ -115,6 +115,10 @@ class Cell:
         """Turn the weights into `dtype`."""
         self.params = {key: value.astype(dtype) for key, value in self.params.items()}
 
+    def has_usual_activations(self) -> bool:
+        """Whether they are those of the papers: tanh, and σ for the gates."""
+        return self.activation is activations.tanh
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, from which an equal cell can be made."""
         arguments = inspect.signature(type(self)).parameters.values()
@@ -323,6 +327,11 @@ class GatedCell(Cell):
         )
         self.recurrent_activation = activations.get(recurrent_activation)
 
+    def has_usual_activations(self) -> bool:
+        return super().has_usual_activations() and (
+            self.recurrent_activation is activations.sigmoid
+        )
+
 
 class LSTMCell(GatedCell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997; forget gate: Gers et al., 2000).
@@ -385,7 +394,8 @@ class LSTMCell(GatedCell):
     ) -> None:
         U = self.params["recurrent_kernel"]
         half = None
-        if self.one_tanh():  # σ(a) = tanh(a / 2) / 2 + 1/2: one tanh for all four gates
+        if self.has_usual_activations():
+            # σ(a) = tanh(a / 2) / 2 + 1/2, so one tanh serves all four gates.
             half, shift = sigmoid_as_tanh(a, packing.shape[0])
             halved, _ = sigmoid_as_tanh(a, 1)
             U = U * halved
@@ -456,14 +466,9 @@ class LSTMCell(GatedCell):
                 dh *= drop
             dc *= f  #                                  3   dc_{t-1} = dc_t ⊙ f
 
-    def one_tanh(self) -> bool:
-        """Whether the gates have the activations of the papers."""
-        gates = self.recurrent_activation, self.activation
-        return gates == (activations.sigmoid, activations.tanh)
-
     def gate_derivatives(self, gates: Array) -> Array:
         """σ'(a_i), σ'(a_f), tanh'(a_g), σ'(a_o), as one array beside `gates`."""
-        if self.one_tanh():
+        if self.has_usual_activations():
             # σ' = y (1 - y) and tanh' = (1 + y) (1 - y) differ in one term.
             da = 1 - gates
             half, shift = sigmoid_as_tanh(gates, 1)

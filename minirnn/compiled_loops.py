@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 import minirnn.cuda.loops as kernel_loops
-from minirnn import activations
 from minirnn.backend import Array, get_backend
 from minirnn.cells import Cell, Loops, LSTMCell, SimpleRNNCell, State, sigmoid_as_tanh
 from minirnn.compiled import for_floats
@@ -33,9 +32,9 @@ def loops(cell: Cell, dtype: Any, drop: Array | None) -> Loops | Cell:
     if kernels is None or drop is not None or cell.units > WIDEST:
         return cell
     kind = type(cell)
-    if kind is SimpleRNNCell and cell.activation is activations.tanh:
+    if kind is SimpleRNNCell and cell.has_usual_activations():
         made = _simple_rnn
-    elif kind is LSTMCell and cell.one_tanh():
+    elif kind is LSTMCell and cell.has_usual_activations():
         made = _lstm
     else:
         return cell

@@ -16,7 +16,7 @@ array(1, dtype=int32)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from minirnn.layers import (
     TimeDistributed,
 )
 from minirnn.layers.embedding import checked_ids
-from minirnn.models import Sequential
+from minirnn.models import Sequential, layers_in_a_row
 
 Random = np.random.Generator | int | None
 Draw = Callable[[Array], np.ndarray]  # logits (rows, classes) → ids (rows,)
@@ -158,7 +158,7 @@ def stack_of(layers: Sequence[Layer]) -> list[Layer]:
     Raises:
         ValueError: if one of them cannot work step by step; it says which and why.
     """
-    flat = list(flattened(layers))
+    flat = [layer for _, layer in layers_in_a_row(layers)]
     for layer in flat:
         problem = _why_not(layer)
         if problem:
@@ -178,15 +178,6 @@ def stack_of(layers: Sequence[Layer]) -> list[Layer]:
             "with a softmax, or with logits"
         )
     return [*flat[:-1], bare]
-
-
-def flattened(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """The layers, with those of models among them in their places."""
-    for layer in layers:
-        if isinstance(layer, Sequential):
-            yield from flattened(layer.layers)
-        else:
-            yield layer
 
 
 def _why_not(layer: Layer) -> str:

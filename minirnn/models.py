@@ -439,6 +439,15 @@ def without_activation(
     return bare, loss.on_logits(), activation
 
 
+def layers_in_a_row(layers: Iterable[Layer], prefix: str = "") -> Iterator[tuple[str, Layer]]:
+    """`(name, layer)`; those of models among them in their places, as `outer_inner`."""
+    for layer in layers:
+        if isinstance(layer, Sequential):
+            yield from layers_in_a_row(layer.layers, f"{prefix}{layer.name}_")
+        else:
+            yield prefix + layer.name, layer
+
+
 def packs_between(layer: Layer, following: Layer | None, x: Any) -> bool:
     """Whether `layer` can hand on the real steps alone: what the padding between them cost."""
     if following is None or not following.takes_packed or not layer.gives_packed(x):

@@ -184,8 +184,8 @@ ERRORS = [
     Error(
         "lstm: a tanh of ones own taken for the paper's",
         "cells.py",
-        "return gates == (activations.sigmoid, activations.tanh)",
-        "return gates[0] is activations.sigmoid",
+        "return super().has_usual_activations() and (",
+        "return bool(",
         (CELLS,),
     ),
     Error(

@@ -75,10 +75,6 @@ class Kernel:
 
         put_on_stream(launch)
 
-    @property
-    def num_regs(self):
-        return 0
-
 
 def converted(kernel, parameter, value):
     """A C value for this parameter, if that is what CuPy would hand over."""

@@ -257,7 +257,6 @@ static void __syncthreads() {
 }
 static void __syncwarp() { cuda_on_cpu::meet_in_warp(); }
 
-constexpr unsigned ALL_LANES_OF_A_WARP = 0xffffffffu;
 static int lane_of_this() { return cuda_on_cpu::current % cuda_on_cpu::WARP; }
 template <class T> static T __shfl_xor_sync(unsigned, T value, int mask) {
   return cuda_on_cpu::swap_words(value, lane_of_this() ^ mask);
@@ -274,7 +273,6 @@ static unsigned __ballot_sync(unsigned, int predicate) {
     votes |= warps[first / WARP].words[side][lane] << lane;
   return votes;
 }
-static int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 static int __popc(unsigned x) { return __builtin_popcount(x); }
 static int __ffs(int x) { return __builtin_ffs(x); }
 using std::isfinite;

@@ -10,7 +10,6 @@ import pytest
 from recurrent_cases import KINDS, make, randomize
 
 from minirnn.inspect import Flow, gradient_flow, trace
-from minirnn.inspect.parts import layers_in_a_row
 from minirnn.layers import (
     GRU,
     LSTM,
@@ -22,7 +21,7 @@ from minirnn.layers import (
     TextVectorization,
     TimeDistributed,
 )
-from minirnn.models import Sequential
+from minirnn.models import Sequential, layers_in_a_row
 
 TOKENS, FEATURES, UNITS, CLASSES = 13, 2, 3, 5
 
@@ -109,7 +108,7 @@ def test_the_product_of_the_gates_back_from_the_end(kind, gate, build):
         np.testing.assert_allclose(flow.gate_product, expected, rtol=1e-10)
         assert flow.gate_product[0] == 1
         names = "ifco" if kind == "lstm" else "zrh"
-        layer = dict(layers_in_a_row(model))[flow.name]
+        layer = dict(layers_in_a_row(model.layers))[flow.name]
         cell = getattr(layer, f"{flow.direction}_layer", layer).cell
         blocks = np.split(cell.params["recurrent_kernel"], len(names), axis=1)
         for name, block in zip(names, blocks, strict=True):

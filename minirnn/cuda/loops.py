@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn import activations
 from minirnn.backend import Array, get_backend, xp
 from minirnn.cells import Cell, GRUCell, Loops, LSTMCell, SimpleRNNCell, State
 from minirnn.cuda.modules import kernel, pointer
@@ -74,14 +73,9 @@ GRU = Loop("gru", gates=3, most_units=128, in_registers=96, in_shared=8)
 
 def loop_of(cell: Cell) -> Loop | None:
     """The kernels that compute this cell, whatever its size."""
-    usual = activations.sigmoid, activations.tanh
-    if type(cell) is SimpleRNNCell and cell.activation is activations.tanh:
-        return SIMPLE_RNN
-    if type(cell) is LSTMCell and (cell.recurrent_activation, cell.activation) == usual:
-        return LSTM
-    if type(cell) is GRUCell and (cell.recurrent_activation, cell.activation) == usual:
-        return GRU
-    return None
+    kinds = {SimpleRNNCell: SIMPLE_RNN, LSTMCell: LSTM, GRUCell: GRU}
+    loop = kinds.get(type(cell))
+    return loop if loop is not None and cell.has_usual_activations() else None
 
 
 REAL = {"float32": "float", "float64": "double"}

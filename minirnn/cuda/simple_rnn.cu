@@ -30,7 +30,7 @@ simple_rnn_forward(const real* a, const real* U, const real* b_u, const real* fi
   if (q == 0 && real_unit) h_shared[u] = h * keep;
   a += (size_t)way * capacity * UNITS + u;
   // Two of the four lanes keep what a step gives: h_t and h_{t-1}.
-  real* const kept = q == 1 ? h_all + at : q == 2 ? h_before + (size_t)way * capacity * UNITS + u : h_all;
+  real* const kept = q == 2 ? h_before + (size_t)way * capacity * UNITS + u : h_all + at;
   const int kept_apart = q == 1 ? width : UNITS;
   const bool keeps = real_unit && (q == 1 || (q == 2 && h_before));
   // The input of the next step, and where that of the one after it stands, are fetched ahead.

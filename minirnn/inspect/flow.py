@@ -38,13 +38,13 @@ from minirnn.inspect.parts import (
     Parts,
     at_the_end,
     fresh_states,
-    layers_in_a_row,
     parts_of,
     put_at_the_end,
     require_classes,
 )
 from minirnn.inspect.trace import cell_name, gates_of
 from minirnn.layers import TextVectorization
+from minirnn.models import layers_in_a_row
 
 
 class Flow(NamedTuple):
@@ -146,7 +146,7 @@ def from_the_loss(
     body, loss, _, _ = model.training_parts(x)
     named = [
         (name, layer)
-        for name, layer in layers_in_a_row(body)
+        for name, layer in layers_in_a_row(body.layers)
         if not isinstance(layer, TextVectorization)
     ]
     names, layers = map(list, zip(*named, strict=True))

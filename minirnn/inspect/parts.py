@@ -17,7 +17,7 @@ from minirnn import activations
 from minirnn.backend import Array, to_device, to_host, xp
 from minirnn.base import Layer
 from minirnn.layers import RNN, Bidirectional, Dropout, Embedding, OneHot, TextVectorization
-from minirnn.models import Sequential
+from minirnn.models import Sequential, layers_in_a_row
 from minirnn.text import UNKNOWN
 
 
@@ -76,15 +76,6 @@ class Parts(NamedTuple):
         return isinstance(self.layers[0], (Embedding, OneHot))
 
 
-def layers_in_a_row(model: Sequential, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    """`(name, layer)`, those of inner models in their places."""
-    for layer in model.layers:
-        if isinstance(layer, Sequential):
-            yield from layers_in_a_row(layer, f"{prefix}{layer.name}_")
-        else:
-            yield prefix + layer.name, layer
-
-
 def parts_of(model: Any) -> Parts:
     """Take a model apart; its weights are shared.
 
@@ -94,7 +85,7 @@ def parts_of(model: Any) -> Parts:
     if not isinstance(model, Sequential):
         raise TypeError(f"model: expected a Sequential, received {model!r}")
     model.require_layers()
-    named = list(layers_in_a_row(model))
+    named = list(layers_in_a_row(model.layers))
     vectorizer = None
     if isinstance(named[0][1], TextVectorization):
         vectorizer = named.pop(0)[1]

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from minirnn import activations
 from minirnn.backend import Array, to_host, xp
 from minirnn.cells import (
     Cell,
@@ -302,8 +301,7 @@ def layer_trace(run: Run) -> LayerTrace:
 def is_usual(cell: Cell) -> bool:
     """Whether the equations in cells.py hold with σ and tanh."""
     ours = type(cell) in (SimpleRNNCell, LSTMCell, GRUCell, GRUCellResetBefore)
-    gate = getattr(cell, "recurrent_activation", activations.sigmoid)
-    return ours and cell.activation is activations.tanh and gate is activations.sigmoid
+    return ours and cell.has_usual_activations()
 
 
 def cell_name(cell: Cell) -> str:
