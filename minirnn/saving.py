@@ -135,6 +135,17 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
             f"path: {os.fspath(path)!r} has an ending of Keras's files, and minirnn's format is "
             "another one; name it *.mrnn, say"
         )
+    with model.turns.alone():  # between two steps, if another thread trains it
+        if model.turns.unsettled is not None:
+            model.turns.unsettled()
+        header, arrays = contents(model)
+        metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
+        content = to_bytes(arrays, metadata=metadata)
+    write_whole(path, content)
+
+
+def contents(model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What describes the model, and its arrays, on the host."""
     header: dict[str, Any] = {"model": model.get_config()}
     if type(model).__name__ in MODELS:
         header["class"] = type(model).__name__
@@ -150,8 +161,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         arrays |= {f"optimizer/{k}": v for k, v in state.items() if hasattr(v, "shape")}
     # safetensors 0.8.0 writes wrong values for arrays that are not C-contiguous.
     arrays = {key: np.ascontiguousarray(to_host(value)) for key, value in arrays.items()}
-    metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
-    write_whole(path, to_bytes(arrays, metadata=metadata))
+    return header, arrays
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:

@@ -24,6 +24,7 @@ from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
 from minirnn.threads import keep_limits
+from minirnn.turns import View, trains, viewed
 
 
 class NonFiniteError(ValueError, ArithmeticError):
@@ -134,6 +135,11 @@ class Steps:
 
     def train(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Do one step."""
+        with self.model.turns.alone():
+            self.model.turns.unsettled = self.leave_graph
+            self.step(x, y, sample_weight)
+
+    def step(self, x: Any, y: Any, sample_weight: Any) -> None:
         if self.done == 0:
             self.model.training_parts(x)
             self.graph = None if self.one_by_one else training_graph(self.model, self.graph)
@@ -167,8 +173,9 @@ class Steps:
         raise NonFiniteError(explain_non_finite(self.model, x, loss, when))
 
     def logs(self) -> dict[str, float]:
-        self.read()
-        return self.means.logs()
+        with self.model.turns.alone():
+            self.read()
+            return self.means.logs()
 
     def leave_graph(self) -> None:
         """Give back to the model what a graph has learned, if there is one."""
@@ -178,8 +185,10 @@ class Steps:
 
     def settle(self) -> None:
         """Bring the model and its optimizer up to date."""
-        self.leave_graph()
-        self.model.optimizer.settle()
+        with self.model.turns.alone():
+            self.leave_graph()
+            self.model.optimizer.settle()
+            self.model.turns.unsettled = None
 
 
 # --- fit, evaluate, predict -----------------------------------------------------------------------
@@ -187,6 +196,7 @@ class Steps:
 
 @memory_errors()
 @keep_limits()
+@trains
 def fit(
     model: Any,
     x: Any,
@@ -263,7 +273,7 @@ def fit(
                 graph = steps.graph
             logs = steps.logs()
             if validation is not None:
-                figures = run_evaluation(model, validation)
+                figures = run_evaluation(View(model), validation)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
@@ -288,17 +298,21 @@ def evaluate(
     """The loss and the metrics over a data set: name → mean over its samples."""
     model.require_compiled()
     data = batches(x, y, sample_weight, batch_size, vectorizer=model.vectorizer)
-    with Progress("Evaluate", known_length(data), verbose) as progress:
-        logs = run_evaluation(model, data, progress)
+    with (
+        viewed(model, "evaluate") as view,
+        Progress("Evaluate", known_length(data), verbose) as progress,
+    ):
+        logs = run_evaluation(view, data, progress)
         progress.finish(logs)
     return logs
 
 
-def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> dict[str, float]:
-    means = RunningMeans(model)
+def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> dict[str, float]:
+    means = RunningMeans(view.model)
     for batch in data:
         xb, yb, weight = prepared(batch)
-        loss, out, mask = test_step(model, xb, yb, weight)
+        with view(xb) as model:
+            loss, out, mask = test_step(model, xb, yb, weight)
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
@@ -313,12 +327,14 @@ def predict(
     """The outputs of all rows, on the host, in the order of the rows."""
     model.require_layers()
     data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
-    body = model.without_vectorizer()
     out = []
-    with Progress("Predict", known_length(data), verbose) as progress:
+    with (
+        viewed(model, "predict") as view,
+        Progress("Predict", known_length(data), verbose) as progress,
+    ):
         for xb, _, _ in data:
-            body.ensure_built(xb)
-            out.append(to_host(body.walk(xb)[0]))
+            with view(xb) as seen:
+                out.append(to_host(seen.without_vectorizer().walk(xb)[0]))
             progress.advance(None)
     if out[0].ndim > 2:  # an output at every step: batches differ in length
         longest = max(y.shape[1] for y in out)
