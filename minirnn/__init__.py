@@ -28,6 +28,7 @@ from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
 from minirnn.seq2seq import Seq2Seq
 from minirnn.training import NonFiniteError
+from minirnn.turns import ModelBusyError
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "FileFormatError",
     "Input",
+    "ModelBusyError",
     "NonFiniteError",
     "Seq2Seq",
     "Sequential",

@@ -30,7 +30,7 @@ from minirnn.metrics import get as get_metric
 from minirnn.packing import Mask, full_mask
 from minirnn.summary import summary_table
 from minirnn.text import TextVectorization
-from minirnn.turns import Turns, trains
+from minirnn.turns import Turns
 
 
 class TrainingParts(NamedTuple):
@@ -361,14 +361,13 @@ class Sequential(Layer):
         """The outputs of all rows, in their order, on the host."""
         return training.predict(self, x, batch_size, verbose)
 
-    @trains
     def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """One training step on one batch; its loss before the step."""
         self.require_compiled()
         if np.ndim(y) == 0:
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
-        with self.turns.alone():
+        with self.turns.alone(), self.turns.owned(self, "train_on_batch"):
             value, _, _ = training.train_step(self, x, y, weight)
         if not np.isfinite(value):
             raise training.NonFiniteError(

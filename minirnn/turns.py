@@ -13,6 +13,7 @@ import copy
 import functools
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,7 +39,10 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.process = os.getpid()
+        self.begin()
+        _known[id(self)] = self
+
+    def begin(self) -> None:
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.queue: deque[object] = deque()
@@ -60,8 +64,6 @@ class Turns:
         return _Turn(self, False)
 
     def enter(self, alone: bool) -> None:
-        if self.process != os.getpid():  # a fork takes neither threads nor their turns along
-            self.__init__()  # type: ignore[misc]
         me = threading.get_ident()
         with self.lock:
             if self.writer == me:
@@ -139,6 +141,47 @@ class Turns:
         """Whether the weights are not to be looked at as they are."""
         trained = self.owner is not None and self.owner[0] != threading.get_ident()
         return trained or self.unsettled is not None or (optimizer is not None and optimizer.lags)
+
+
+# --- forks ----------------------------------------------------------------------------------------
+
+# A fork takes one thread along. It waits until no other one is inside a model, or the child would
+# find a step half done, and locks that nobody is left to open.
+
+_known: weakref.WeakValueDictionary[int, Turns] = weakref.WeakValueDictionary()
+_forking = threading.Lock()
+_held: list[Turns] = []
+
+
+def _all_known() -> list[Turns]:
+    return [turns for turns in (find() for find in _known.valuerefs()) if turns is not None]
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    me = threading.get_ident()
+    for turns in _all_known():
+        if turns.writer != me and me not in turns.readers:
+            turns.enter(alone=True)
+            _held.append(turns)
+
+
+def _after_fork(in_child: bool) -> None:
+    for turns in _all_known() if in_child else _held:
+        turns.begin() if in_child else turns.leave()
+    _held.clear()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=functools.partial(_after_fork, False),
+        after_in_child=functools.partial(_after_fork, True),
+    )
+
+
+# --- what others use ------------------------------------------------------------------------------
 
 
 class _Turn:
