@@ -230,4 +230,13 @@ def generator() -> np.random.Generator:
     return _own.get(_generator)
 
 
+_locked: list[Any] = []  # a fork waits for a draw to end: else the child would, for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _locked.append(_generator.bit_generator.lock) or _locked[-1].acquire(),
+        after_in_parent=lambda: _locked.pop().release(),
+        after_in_child=lambda: _locked.pop().release(),
+    )
+
+
 set_backend(os.environ.get(ENVIRONMENT_VARIABLE, "numpy"), ENVIRONMENT_VARIABLE)

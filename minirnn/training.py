@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +21,7 @@ from minirnn.checks import whole_number
 from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
+from minirnn.progress import Progress
 from minirnn.threads import keep_limits
 from minirnn.turns import View, trains, viewed
 
@@ -419,51 +418,3 @@ def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
         f"the loss became {loss} at {when}; it begins {begins}."
         f"{advice if 'layer' in begins else ''}"
     )
-
-
-class Progress:
-    """A progress bar on a terminal, a line per epoch elsewhere, or nothing.
-
-    verbose: "auto" and 1: a bar if standard error is a terminal, else a line; 2: a line; 0: none.
-    """
-
-    def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
-        if verbose not in ("auto", 0, 1, 2):
-            raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
-        on_terminal = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook shows bars
-        self.title = title
-        self.line = verbose == 2 or (verbose in ("auto", 1) and not on_terminal)
-        self.bar = None
-        if verbose in ("auto", 1) and on_terminal:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=steps, desc=title, unit="batch", dynamic_ncols=True)
-        self.begun = self.shown = time.perf_counter()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def advance(self, means: RunningMeans | Steps | None) -> None:
-        if self.bar is None:
-            return
-        now = time.perf_counter()
-        if means is not None and now - self.shown > 0.1:
-            self.bar.set_postfix(figures(means.logs()), refresh=False)
-            self.shown = now
-        self.bar.update()
-
-    def finish(self, logs: Mapping[str, float]) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix(figures(logs))
-        elif self.line:
-            seconds = time.perf_counter() - self.begun
-            shown = "  ".join(f"{name} {value}" for name, value in figures(logs).items())
-            print(f"{self.title}: {seconds:.1f} s  {shown}", flush=True)
-
-
-def figures(logs: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4f}" for name, value in logs.items()}

@@ -623,6 +623,42 @@ for thread in threads: thread.join()
     run_python(code)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(
+    "lock", ["backend._generator.bit_generator.lock", "threads._lock", "model.turns.alone()"]
+)
+def test_a_fork_waits_for_locks_that_others_hold(lock):
+    code = f"""
+import os, signal, threading, time
+import numpy as np
+from minirnn import Sequential, backend, threads
+from minirnn.layers import Dense
+model = Sequential([Dense(2)])
+held = threading.Event()
+def hold():
+    with {lock}:
+        held.set()
+        time.sleep(0.3)
+threading.Thread(target=hold, daemon=True).start()
+assert held.wait({PATIENCE})
+child = os.fork()
+if child == 0:
+    signal.alarm({PATIENCE})
+    right = False
+    try:
+        model.compile("sgd", "mse")
+        model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+        model.predict(np.ones((2, 3)))
+        threads.ONE_BLAS_THREAD.lift()
+        right = True
+    finally:
+        os._exit(0 if right else 1)
+assert os.waitpid(child, 0)[1] == 0
+model.predict(np.ones((2, 3)))
+"""
+    run_python(code)
+
+
 # --- copies ---------------------------------------------------------------------------------------
 
 
