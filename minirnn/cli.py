@@ -7,14 +7,14 @@ by Ctrl-C; 141 nobody reads the output any more (`minirnn predict ... | head`).
 from __future__ import annotations
 
 import argparse
-import itertools
+import contextlib
 import json
 import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import minirnn
 from minirnn import classifier
@@ -22,6 +22,7 @@ from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
 from minirnn.bench import main as bench_main
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
+from minirnn.lines import LineError, batches_of, batches_of_lines
 from minirnn.saving import FileFormatError
 from minirnn.training import NonFiniteError
 
@@ -33,6 +34,7 @@ class UsageError(ValueError):
 USER_ERRORS = (
     UsageError,
     ClassifierError,
+    LineError,
     FileFormatError,
     ag_news.NewsDataError,
     OSError,
@@ -57,11 +59,17 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     args = parse(parser, argv)
 
     def complain(kind: str, what: object) -> None:
-        print(f"{parser.prog}: {kind}{' '.join(str(what).split())}", file=sys.stderr)
+        line = f"{parser.prog}: {kind}{shown(' '.join(str(what).split()))}"
+        if sys.stderr is not None:  # print would take standard output instead
+            with contextlib.suppress(OSError), past_bars():
+                print(line, file=sys.stderr, flush=True)
 
     def show_warning(message: Any, *where: Any, **more: Any) -> None:
         complain("warning: ", message)
 
+    if sys.stdout is None:
+        complain("error: ", "standard output is closed. To have none, send it to /dev/null")
+        return 2
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
@@ -69,22 +77,43 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # What is left to write goes nowhere, so that the flush at exit does not fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        code = 141
     except KeyboardInterrupt:
         complain("", "interrupted")
-        return 130
+        code = 130
     except NonFiniteError as error:
         complain("error: ", error)
-        return 1
+        code = 1
     except OSError as error:
-        known = error.strerror and error.filename is not None
-        complain("error: ", f"{error.filename}: {error.strerror}" if known else error)
-        return 2
+        where = error.filename if output_works() else "standard output"
+        known = error.strerror and where is not None
+        complain("error: ", f"{where}: {error.strerror}" if known else error)
+        code = 2
     except USER_ERRORS as error:
         complain("error: ", error)
-        return 2
+        code = 2
+    output_works()
+    return code
+
+
+def output_works() -> bool:
+    """Whether what was printed can be written. If not, it goes nowhere from now on, so that the
+    flush at Python's exit does not fail once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def past_bars() -> contextlib.AbstractContextManager:
+    """Within this, a progress bar that is under way makes room for lines."""
+    if "tqdm" not in sys.modules:
+        return contextlib.nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=sys.stderr)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -147,30 +176,29 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Print the class of each text, a batch at a time."""
     if args.texts:
-        texts: Iterable[str] = arguments_as_texts(args.texts)
+        batches = batches_of(arguments_as_texts(args.texts))
     elif sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "there is no text. Give texts as arguments, or pipe lines into the command: "
             "minirnn predict MODEL < FILE"
         )
     else:
-        texts = lines_of(sys.stdin.buffer)
+        batches = batches_of_lines(sys.stdin.buffer)
     start(args)
     model = classifier.load(args.path)
     names = classifier.class_names(model)
     width = max(map(len, names))
-    while batch := list(itertools.islice(texts, classifier.PREDICT_BATCH)):
-        for text, row in zip(batch, classifier.predict(model, batch), strict=True):
+    for texts in batches:
+        answers = []
+        for text, row in zip(texts, classifier.predict(model, texts), strict=True):
             best = int(row.argmax())
             if args.json:
-                probabilities = {n: round(float(p), 6) for n, p in zip(names, row, strict=True)}
-                print(
-                    json.dumps({"class": names[best], "probabilities": probabilities, "text": text})
-                )
+                chances = {n: round(float(p), 6) for n, p in zip(names, row, strict=True)}
+                answer = {"class": names[best], "probabilities": chances, "text": text}
+                answers.append(json.dumps(answer, allow_nan=False))
             else:
-                one_line = " ".join(text.splitlines())
-                print(f"{names[best]:<{width}}  {row[best]:.3f}  {one_line}".rstrip())
-        sys.stdout.flush()
+                answers.append(f"{names[best]:<{width}}  {row[best]:.3f}  {shown(text)}".rstrip())
+        print("\n".join(answers), flush=True)
     return 0
 
 
@@ -270,15 +298,14 @@ def arguments_as_texts(texts: Sequence[str]) -> Iterator[str]:
             raise UsageError(f"text {number} of the command line is not UTF-8") from None
 
 
-def lines_of(file: BinaryIO) -> Iterator[str]:
-    """The lines of a file as they come, without their ends; an empty line is an empty text."""
-    for number, line in enumerate(file, 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"standard input, line {number}: the byte 0x{line[error.start]:02x} is not UTF-8"
-            ) from None
+def shown(text: str) -> str:
+    """A text on one line, harmless to a terminal: control characters stand there as escapes."""
+    if text.isprintable():
+        return text
+    return " ".join(text.splitlines()).translate(CONTROLS)
+
+
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), *range(127, 160))}
 
 
 # --- the arguments --------------------------------------------------------------------------------
