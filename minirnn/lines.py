@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 LONGEST = 2**18  # bytes of a line; also characters of a batch, each text as long as its longest
 BATCH = 64  # texts
-CHUNK = 2**16  # bytes read at a time
+CHUNK = 2**16  # bytes read at a time; no more than LONGEST
 BREATH = 0.02  # seconds
 
 

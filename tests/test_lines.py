@@ -25,8 +25,9 @@ class Dribble(io.RawIOBase):
     def read1(self, size):
         self.asked.append(size)
         piece = self.pieces.pop(0) if self.pieces else b""
-        assert len(piece) <= size
-        return piece
+        if len(piece) > size:
+            self.pieces.insert(0, piece[size:])
+        return piece[:size]
 
     def fileno(self):
         raise io.UnsupportedOperation
@@ -72,6 +73,7 @@ def test_it_does_not_matter_where_reads_end(texts, data):
 def test_lines_before_a_bad_one_are_answered(before, monkeypatch):
     good = b"".join(b"line %d\n" % k for k in range(before))
     monkeypatch.setattr(lines, "LONGEST", 1000)
+    monkeypatch.setattr(lines, "CHUNK", 700)
     for bad, message in (
         (b"caf\xc3\xa9 \xff\nnext\n", f"^standard input, line {before + 1}: the byte 0xff is not"),
         (b"\xe2\x82", f"^standard input, line {before + 1}: the byte 0xe2 is not UTF-8"),
@@ -89,6 +91,7 @@ def test_lines_before_a_bad_one_are_answered(before, monkeypatch):
 
 def test_the_longest_line_is_as_long_as_is_said(monkeypatch):
     monkeypatch.setattr(lines, "LONGEST", 1000)
+    monkeypatch.setattr(lines, "CHUNK", 700)
     for end in (b"", b"\n"):
         assert read(b"x" * 1000 + end) == ["x" * 1000]
         assert read(b"a\n" + b"x" * 600, b"x" * 400 + end) == ["a", "x" * 1000]
