@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -41,6 +42,8 @@ USER_ERRORS = (
     MemoryError,
 )
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 DATA_HELP = (
     "where the news come from: a folder with train.csv and test.csv of AG News; 'tfds', to have "
     "TensorFlow Datasets download it; or 'sample', generated toy news. Default: the folder in the "
@@ -58,8 +61,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     """Parse the arguments and call `args.run(args)`; errors of users become one line each."""
     args = parse(parser, argv)
 
-    def complain(kind: str, what: object) -> None:
-        line = f"{parser.prog}: {kind}{shown(' '.join(str(what).split()))}"
+    def complain(kind: str, what: object, begin: str = "") -> None:
+        line = f"{begin}{parser.prog}: {kind}{shown(' '.join(str(what).split()))}"
         if sys.stderr is not None:  # print would take standard output instead
             with contextlib.suppress(OSError), past_bars():
                 print(line, file=sys.stderr, flush=True)
@@ -79,32 +82,27 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     except BrokenPipeError:
         code = 141
     except KeyboardInterrupt:
-        complain("", "interrupted")
+        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        complain("", "interrupted", begin="\n" * on_terminal)  # its ^C stands in the line
         code = 130
     except NonFiniteError as error:
         complain("error: ", error)
         code = 1
     except OSError as error:
-        where = error.filename if output_works() else "standard output"
+        where = error.filename
+        if where is None and error.errno in NO_ROOM:  # files are told by their names
+            where = "standard output"
         known = error.strerror and where is not None
         complain("error: ", f"{where}: {error.strerror}" if known else error)
         code = 2
     except USER_ERRORS as error:
         complain("error: ", error)
         code = 2
-    output_works()
-    return code
-
-
-def output_works() -> bool:
-    """Whether what was printed can be written. If not, it goes nowhere from now on, so that the
-    flush at Python's exit does not fail once more."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError:  # what is left goes nowhere, so that the flush at exit does not fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
+    return code
 
 
 def past_bars() -> contextlib.AbstractContextManager:
