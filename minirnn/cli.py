@@ -1,7 +1,7 @@
 """The command `minirnn`: train a news classifier, evaluate it, use it, check all gradients.
 
-Exit codes: 0 all went well; 1 a gradient is wrong, or training diverged; 2 bad input; 130 stopped
-by Ctrl-C; 141 nobody reads the output any more (`minirnn predict ... | head`).
+Exit codes: 0 all went well; 1 a gradient is wrong, or training diverged; 2 bad input, or no room
+for output; 130 stopped by Ctrl-C; 141 nobody reads the output any more (`minirnn ... | head`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
 from minirnn.bench import main as bench_main
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
-from minirnn.lines import LineError, batches_of, batches_of_lines
+from minirnn.lines import LONGEST, LineError, batches_of, batches_of_lines
 from minirnn.saving import FileFormatError
 from minirnn.training import NonFiniteError
 
@@ -356,9 +356,11 @@ def make_parser() -> argparse.ArgumentParser:
         "predict",
         predict,
         "print the class of each text",
-        "One line a text: its class, the probability of that class, and the text. The models "
-        "without a mask (rnn-title, lstm) take padding for words, so that what they say of a text "
-        "depends a little on the other texts.",
+        "One line a text: its class, the probability of that class, and the text. Lines of "
+        "standard input are answered as they come, in their order and in bounded memory; one of "
+        f"more than {LONGEST:,} bytes is an error. The models without a mask (rnn-title, lstm) "
+        "take padding for words, so that what they say of a text depends a little on the other "
+        "texts that are answered with it.",
         '  minirnn predict bilstm.mrnn "Oil prices rise" "Striker scores twice"\n'
         "  minirnn predict bilstm.mrnn < headlines.txt\n"
         "  tail -n 5 headlines.txt | minirnn predict bilstm.mrnn --json",
