@@ -316,7 +316,8 @@ class Sequential(Layer):
             steps_per_epoch: batches in an epoch, where it is not one pass over the data.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
-        (see optimizers.py); callbacks, and whoever looks afterwards, find all weights up to date.
+        (see optimizers.py); callbacks, other threads that predict with the model or save it, and
+        whoever looks afterwards, find all weights up to date.
 
         Returns:
             History, with `history["loss"]`, and so on, one figure per epoch: means over all samples
@@ -324,6 +325,7 @@ class Sequential(Layer):
 
         Raises:
             NonFiniteError: if the loss becomes NaN or infinite; it says where that began.
+            ModelBusyError: if another thread is training this model.
         """
         return training.fit(
             self,
