@@ -43,7 +43,8 @@ def saved(tmp_path_factory):
 
 
 def environment(**more):
-    start = os.environ | {"OPENBLAS_NUM_THREADS": "1", "TERM": "xterm"}
+    quick = {"OPENBLAS_NUM_THREADS": "1", "MINIRNN_COMPILED": "0"}  # Numba takes time to import
+    start = os.environ | quick | {"TERM": "xterm"}
     return {key: value for key, value in start.items() if key != "NO_COLOR"} | more
 
 
