@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from minirnn import lines
 from minirnn.lines import LineError, batches_of, batches_of_lines
 
-
 PATIENCE = 10  # seconds, after which what has not come does not come
 
 
@@ -142,27 +141,22 @@ def test_full_batches_from_a_file(tmp_path):
 
 def test_a_line_is_not_kept_waiting_for_others():
     reader, writer = os.pipe()
-    file, pipe, answers = open(reader, "rb"), open(writer, "wb", buffering=0), queue.Queue()
-
-    def read():
-        for batch in batches_of_lines(file):
-            answers.put(batch)
-        file.close()
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        for text in (b"one", b"two", b""):
-            pipe.write(text + b"\n")
-            assert answers.get(timeout=PATIENCE) == [text.decode()]
-        pipe.write(b"three\nfour\nfi")
-        assert answers.get(timeout=PATIENCE) == ["three", "four"]
-        pipe.write(b"ve\n")
-        assert answers.get(timeout=PATIENCE) == ["five"]
-        pipe.write(b"six")
-    finally:
-        pipe.close()
-        thread.join(PATIENCE)
+    answers = queue.Queue()
+    with open(reader, "rb") as file, open(writer, "wb", buffering=0) as pipe:
+        thread = threading.Thread(target=lambda: list(map(answers.put, batches_of_lines(file))))
+        thread.start()
+        try:
+            for text in (b"one", b"two", b""):
+                pipe.write(text + b"\n")
+                assert answers.get(timeout=PATIENCE) == [text.decode()]
+            pipe.write(b"three\nfour\nfi")
+            assert answers.get(timeout=PATIENCE) == ["three", "four"]
+            pipe.write(b"ve\n")
+            assert answers.get(timeout=PATIENCE) == ["five"]
+            pipe.write(b"six")
+        finally:
+            pipe.close()
+            thread.join(PATIENCE)
     assert answers.get(timeout=PATIENCE) == ["six"] and answers.empty()
 
 
