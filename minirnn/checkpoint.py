@@ -149,9 +149,7 @@ class Keeper:
         try:
             write(path, FORMAT, header, arrays)
         except OSError as error:
-            last = (
-                "the last one before stays as it was" if os.path.exists(path) else "there is none"
-            )
+            last = "the one before stays" if os.path.exists(path) else "there is none"
             raise OSError(
                 error.errno,
                 f"the checkpoint cannot be written ({error.strerror or error}); {last}. "

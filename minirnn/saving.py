@@ -7,6 +7,7 @@ final name is always whole.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -186,6 +187,17 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(beside)
         raise
+    sync_folder(folder)
+
+
+def sync_folder(folder: str) -> None:
+    """Have the disk know of the new name, too, as far as the system lets us ask for that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load(path: str | os.PathLike[str], model_class: Any) -> Any:

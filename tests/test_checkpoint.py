@@ -1,6 +1,13 @@
-"""A training that is broken off anywhere and goes on ends as if nothing had happened, bit for bit."""
+"""A training broken off anywhere goes on and ends as if nothing had happened, bit for bit."""
 
 import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +34,7 @@ from minirnn.layers import (
     TextVectorization,
 )
 from minirnn.optimizers import SGD, Adagrad, Adam, RMSprop, schedules
+from minirnn.saving import FileFormatError
 
 ROWS, TIME, WORDS, CLASSES = 37, 7, 500, 3
 BATCH, EPOCHS = 5, 3
@@ -328,3 +336,202 @@ def test_a_checkpoint_of_another_training(change, message, tmp_path):
             callbacks=change.get("callbacks"),
         )
     assert path.read_bytes() == before
+
+
+# --- real processes -------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys, time
+import numpy as np
+import minirnn
+from minirnn.layers import Dense, Embedding, GRU
+
+draw = np.random.default_rng(0)
+x, y = draw.integers(0, 90, (2000, 9)), draw.integers(0, 3, 2000)
+minirnn.set_random_seed(1)
+model = minirnn.Sequential([Embedding(90, 4), GRU(3), Dense(3, activation="softmax")])
+model.compile("adam", "sparse_categorical_crossentropy")
+
+class Tell(minirnn.callbacks.Callback):
+    def on_epoch_begin(self, epoch):
+        print("epoch", epoch, flush=True)
+    def on_epoch_end(self, epoch, logs):
+        time.sleep(float(sys.argv[3]))
+
+model.fit(x, y, 4, int(sys.argv[2]), verbose=0, callbacks=[Tell()], checkpoint=sys.argv[1])
+np.save(sys.argv[1] + ".npy", np.concatenate([w.ravel() for w in model.get_weights()]))
+"""
+
+
+def started(path, epochs, pause=0.0, **options):
+    command = [sys.executable, "-c", SCRIPT, path, str(epochs), str(pause)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_killed_at_fifty_random_moments():
+    script = Path(__file__).parent / "killed_training.py"
+    done = subprocess.run(
+        [sys.executable, script, "50"],
+        env=os.environ | {"MINIRNN_THREADS": "1"},  # it forks
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills, in_a_write = map(
+        int, re.match(r"(\d+) kills, (\d+) of them in a write", done.stdout).groups()
+    )
+    assert kills == 50 and in_a_write > 0
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", None), ("SIGTERM", -signal.SIGTERM)])
+def test_a_signal_stops_after_the_step_and_saves(number, code, tmp_path):
+    path = str(tmp_path / "c")
+    process = started(path, 3)
+    assert process.stdout.readline() == "epoch 0\n"
+    process.send_signal(getattr(signal, number))
+    _, errors = process.communicate(timeout=60)
+    assert re.search(
+        rf"stopped at epoch \d, step \d+; all is saved in {path}, and the same", errors
+    )
+    assert process.returncode == code if code else process.returncode in (1, -signal.SIGINT)
+    results = []
+    for file in (path, str(tmp_path / "whole")):
+        again = started(file, 3)
+        again.communicate(timeout=60)
+        assert again.returncode == 0
+        results.append(np.load(file + ".npy"))
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path):
+    """Here a callback hangs, so that the step at hand does not end."""
+    process = started(str(tmp_path / "c"), 1, pause=60)
+    assert process.stdout.readline() == "epoch 0\n"
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, errors = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors
+
+
+def test_an_interrupt_in_validation_stops_at_once_and_saves(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    evaluation = minirnn.training.run_evaluation
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return evaluation(*arguments)
+
+    x, y = rows()
+    options = {"verbose": 0, "validation_split": 0.2, "checkpoint": Checkpoint(path, steps=1000)}
+    monkeypatch.setattr(minirnn.training, "run_evaluation", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped at epoch 1, step 6; all is saved"):
+        rnn().fit(x, y, BATCH, 2, **options)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    model = rnn()
+    history = model.fit(x, y, BATCH, 2, **options)
+    whole = rnn()
+    expected = whole.fit(x, y, BATCH, 2, **options | {"checkpoint": None})
+    assert history.history == expected.history
+    assert everything(model) == everything(whole)
+
+
+# --- places that cannot be written ----------------------------------------------------------------
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    """The disk is full in the middle of a write, here by a limit on the size of files."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "c"
+    x, y = rows()
+    rnn().fit(x, y, BATCH, 1, verbose=0, checkpoint=path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot be written .*; the one before stays") as caught:
+            rnn().fit(x, y, BATCH, 2, verbose=0, checkpoint=Checkpoint(path, steps=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Training has stopped at epoch 2, step 3" in str(caught.value)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["c"]
+
+
+def test_places_that_cannot_be_written(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        Checkpoint(tmp_path / "nowhere" / "c")
+    with pytest.raises(IsADirectoryError, match="name a file"):
+        Checkpoint(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    with pytest.raises(PermissionError, match="no right to write"):
+        rnn().fit(*rows(), verbose=0, checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"steps": 1.5}, {"seconds": 0}, {"seconds": "1"}]
+)
+def test_how_often_makes_no_sense(options, tmp_path):
+    with pytest.raises(ValueError, match="steps|seconds"):
+        Checkpoint(tmp_path / "c", **options)
+
+
+def test_a_checkpoint_that_is_none(tmp_path):
+    with pytest.raises(TypeError, match="expected a path or a Checkpoint, received 3"):
+        rnn().fit(*rows(), verbose=0, checkpoint=3)
+    path = tmp_path / "c"
+    model = rnn()
+    model.build()
+    model.save(path)
+    with pytest.raises(FileFormatError, match="expected a minirnn checkpoint, found a minirnn"):
+        rnn().fit(*rows(), verbose=0, checkpoint=path)
+    rnn().fit(*rows(), verbose=0, checkpoint=tmp_path / "d")
+    with pytest.raises(FileFormatError, match="expected a minirnn model, found a minirnn check"):
+        minirnn.load(tmp_path / "d")
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    path = tmp_path / "c"
+    rnn().fit(*rows(), verbose=0, checkpoint=path)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for case in range(60):
+        damaged = bytearray(whole)
+        if case % 3 == 0:
+            damaged = damaged[: random.integers(len(whole))]
+        else:
+            damaged[random.integers(3000)] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            rnn().fit(*rows(), verbose=0, checkpoint=path)
+        except (FileFormatError, CheckpointError):
+            refused += 1
+    assert refused > 30
+
+
+def test_how_often(tmp_path, monkeypatch):
+    written = []
+    write = minirnn.checkpoint.write
+    monkeypatch.setattr(
+        minirnn.checkpoint, "write", lambda *a: (written.append(a[2]["standing"]), write(*a))
+    )
+    clock = itertools.count(0, 10)  # 10 seconds go by from one look at it to the next
+    monkeypatch.setattr(minirnn.checkpoint.time, "monotonic", lambda: next(clock))
+    x, y = rows()
+
+    def steps(**often):
+        written.clear()
+        rnn().fit(x, y, BATCH, 1, verbose=0, checkpoint=Checkpoint(tmp_path / "c", **often))
+        os.unlink(tmp_path / "c")
+        return [(standing["epoch"], standing["step"]) for standing in written]
+
+    assert steps(steps=3) == [(0, 3), (0, 6), (1, 0)]
+    assert steps(seconds=25) == [(0, 3), (0, 6), (1, 0)]
+    assert steps() == [(0, 7), (1, 0)]
