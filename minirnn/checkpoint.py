@@ -201,11 +201,12 @@ class Keeper:
         model = self.model
         vectorizer = getattr(model, "vectorizer", None)
         words = [] if vectorizer is None else vectorizer.get_vocabulary()
+        digest = zlib.crc32("\n".join(words).encode("utf-8", "surrogatepass"))
         optimizer = model.optimizer.get_config()
         del optimizer["learning_rate"]  # callbacks may change it
         described = {
             "weights": {key: [str(v.dtype), *v.shape] for key, v in model.params.items()},
-            "vocabulary": zlib.crc32("\n".join(words).encode("utf-8", "surrogatepass")),
+            "vocabulary": f"{len(words)} words, digest {digest:08x}",
             "optimizer": optimizer,
             "loss": type(model.loss).__name__,
             "callbacks": [type(callback).__name__ for callback in self.callbacks],

@@ -302,14 +302,13 @@ def train_epochs(
         with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
             try:
                 for batch in passes.epoch(steps.done):
-                    due = keeper is not None and keeper.due(steps.done + 1)
                     steps.train(*prepared(batch, class_weight, model.loss.sparse))
                     progress.advance(steps)
                     if stepwise:
                         steps.settle()
                     for watcher in stepwise:
                         watcher.on_train_batch_end(steps.done - 1, steps.logs())
-                    if due:
+                    if keeper is not None and keeper.due(steps.done):
                         keeper.write(steps.standing())
             finally:
                 steps.settle()
