@@ -26,6 +26,7 @@ from minirnn.invariance import check_padding_invariance
 from minirnn.layers import Input
 from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
+from minirnn.segments import set_history_limit
 from minirnn.seq2seq import Seq2Seq
 from minirnn.training import NonFiniteError
 
@@ -66,6 +67,7 @@ __all__ = [
     "seq2seq",
     "set_backend",
     "set_floatx",
+    "set_history_limit",
     "set_random_seed",
     "utils",
     "vectors",
