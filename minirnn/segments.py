@@ -38,12 +38,12 @@ from minirnn.checks import whole_number
 from minirnn.packing import Mask, Packing, full_mask
 from minirnn.timeloop import LoopCache
 
-_most_bytes = 2**29
+_most_bytes = 2**28
 
 
 def set_history_limit(most_bytes: int) -> None:
     """How much memory the gates and states of one run may take (of one layer, direction and batch)
-    before it is cut into segments: `most_bytes` bytes, 512 MB by default.
+    before it is cut into segments: `most_bytes` bytes, 256 MB by default.
 
     A smaller limit saves memory and costs time; a larger one the other way round.
 
