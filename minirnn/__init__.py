@@ -20,6 +20,7 @@ from minirnn import (
     vectors,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
+from minirnn.finite import NonFiniteError
 from minirnn.generation import generate
 from minirnn.gradcheck import gradcheck
 from minirnn.invariance import check_padding_invariance
@@ -28,7 +29,6 @@ from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
 from minirnn.segments import set_history_limit
 from minirnn.seq2seq import Seq2Seq
-from minirnn.training import NonFiniteError
 
 __version__ = "0.1.0"
 

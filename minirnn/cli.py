@@ -22,8 +22,8 @@ from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
 from minirnn.bench import main as bench_main
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
+from minirnn.finite import NonFiniteError
 from minirnn.saving import FileFormatError
-from minirnn.training import NonFiniteError
 
 
 class UsageError(ValueError):

@@ -273,7 +273,6 @@ def test_what_looks_at_every_step_still_finds_it():
 # --- 100,000 steps --------------------------------------------------------------------------------
 
 
-
 def long_run(most_bytes, steps=100_000):
     """The loss and weights of a training step, and an output; the most memory each took, in MB."""
     set_random_seed(1)

@@ -126,9 +126,7 @@ class Bidirectional(Layer):
             read = steps if drop_x is None else steps * drop_x[way][ahead.rows]
             state = layer.starting_state(given[way], B, steps.dtype)
             drop = None if drop_h is None else drop_h[way]
-            return run_steps(
-                layer.cell, read, packings[way], state, drop, self.return_sequences
-            )
+            return run_steps(layer.cell, read, packings[way], state, drop, self.return_sequences)
 
         self_made = loops(first.cell, steps.dtype, drop_h) is first.cell
         # NumPy's many small calls want the interpreter's lock all the time: one thread is faster.
