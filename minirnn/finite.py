@@ -8,7 +8,7 @@ it asked where that begins, which may take as long as it likes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,9 @@ def squared_norm(gradient: Array | RowGradient) -> Array:
     return flat.dot(flat)
 
 
-def squared_norms(grads: Mapping[str, Array | RowGradient]) -> list[Array]:
-    """Of each gradient, without a warning where one is not finite: an error is to follow."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return list(map(squared_norm, grads.values()))
-
-
-def on_host(figures: Sequence[Array]) -> list[float]:
-    """Single numbers, moved there together."""
+def loss_and_norms(loss: Array, grads: Mapping[Any, Array | RowGradient]) -> list[float]:
+    """The loss, then the squared norm of each gradient, on the host: moved there together."""
+    figures = [loss, *map(squared_norm, grads.values())]
     if get_backend() == "numpy":
         return list(map(float, figures))
     return to_host(xp.stack(figures)).tolist()
@@ -86,8 +81,9 @@ def explain_gradients(
     if not broken:
         if clipped:
             return None
-        norms = zip(grads, on_host(squared_norms(grads)), strict=True)
-        broken = {key for key, norm in norms if not math.isfinite(norm)}
+        with np.errstate(over="ignore"):
+            norms = {key: float(to_host(squared_norm(g))) for key, g in grads.items()}
+        broken = {key for key, norm in norms.items() if not math.isfinite(norm)}
         became = "too large to be squared"
     begins = where_it_begins(body, x) or f"on the way back {_last_layer_of(body, broken)}"
     return (

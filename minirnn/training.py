@@ -26,8 +26,7 @@ from minirnn.finite import (
     check_outputs,
     explain_gradients,
     explain_loss,
-    on_host,
-    squared_norms,
+    loss_and_norms,
 )
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
@@ -74,7 +73,7 @@ def train_step(
     loss, grads, out, mask = loss_and_gradients(model, x, y, sample_weight)
     body, _, _, params = model.training_parts(x)
     grads = {key: grads[key] for key in params}
-    loss, *norms = on_host([loss, *squared_norms(grads)])
+    loss, *norms = loss_and_norms(loss, grads)
     if not math.isfinite(loss):
         raise NonFiniteError(explain_loss(body, x, loss, when))
     if not all(map(math.isfinite, norms)):
@@ -181,7 +180,7 @@ class Steps:
             x, y, steps_ago = failed
             when = self.when(self.done - steps_ago)
             train_step(self.model, x, y, when=when)
-            raise NonFiniteError(f"a loss or gradient was not finite at {when}, on the device alone")
+            raise NonFiniteError(f"the loss or a gradient was not finite at {when} on the device")
 
     def when(self, step: int) -> str:
         return f"epoch {self.epoch + 1}, step {step}"

@@ -340,7 +340,7 @@ def test_a_loss_that_is_not_finite_is_found_though_the_host_was_ahead():
         np.testing.assert_allclose(a, b, 1e-5, 1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in matmul:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:overflow encountered in (matmul|dot):RuntimeWarning")
 @pytest.mark.parametrize("scale", [1e10, 3e38])
 def test_gradients_that_are_not_finite_stop_it_before_they_do_harm(scale):
     """All states, and so all logits, are 0, whatever the words: only the kernel's gradient shows

@@ -266,7 +266,8 @@ class TrainingGraph:
 
     def read(self) -> tuple[float, float, float, Any]:
         """`(loss, hits, rows, failed)`: sums since the last call, and, of the first batch whose
-        loss or gradients were not finite, `(x, y, how many steps ago)`; no step has been done since."""
+        loss or gradient was not finite, `(x, y, how many steps ago)`; no step has been done since.
+        """
         self.stream.synchronize()
         loss, hits, rows = to_host(self.totals).tolist()
         self.totals[...] = 0
