@@ -29,6 +29,7 @@ from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
 from minirnn.segments import set_history_limit
 from minirnn.seq2seq import Seq2Seq
+from minirnn.windows import Windows
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "NonFiniteError",
     "Seq2Seq",
     "Sequential",
+    "Windows",
     "activations",
     "callbacks",
     "check_padding_invariance",
