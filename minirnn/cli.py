@@ -23,8 +23,8 @@ from minirnn.bench import main as bench_main
 from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
+from minirnn.finite import NonFiniteError
 from minirnn.saving import FileFormatError
-from minirnn.training import NonFiniteError
 
 
 class UsageError(ValueError):
