@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minirnn.callbacks import History
+from minirnn.checkpoint import Checkpoint
 from minirnn.data.ag_news import CLASS_NAMES, NewsData, Rows
 from minirnn.layers import (
     LSTM,
@@ -135,10 +136,12 @@ def train(
     epochs: int,
     batch_size: int | None = None,
     verbose: str | int = "auto",
+    checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train a model that `build_model` made; the rows are shuffled anew in each epoch."""
     batch_size = batch_size or RECIPES[model.name].batch_size
-    return model.fit(texts_for(model, rows), rows.labels, batch_size, epochs, verbose)
+    texts = texts_for(model, rows)
+    return model.fit(texts, rows.labels, batch_size, epochs, verbose, checkpoint=checkpoint)
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
@@ -180,12 +183,13 @@ def predict(model: Sequential, texts: Sequence[str]) -> np.ndarray:
 
     Raises:
         ClassifierError: if the outputs are no probabilities.
+        NonFiniteError: if they are not even numbers.
     """
     outputs = model.predict(list(texts), batch_size=PREDICT_BATCH)
-    if not np.allclose(outputs.sum(axis=1), 1, atol=1e-3):  # NaN is not close to 1 either
+    if not np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
         raise ClassifierError(
             f"the outputs of model {model.name!r} are no probabilities: they do not add up to 1. "
-            'Expected a last layer with activation="softmax", and finite weights.'
+            'Expected a last layer with activation="softmax".'
         )
     return outputs
 

@@ -23,6 +23,7 @@ from minirnn.backend import Array
 from minirnn.base import Layer, Shape
 from minirnn.batches import batches
 from minirnn.callbacks import Callback, History
+from minirnn.checkpoint import Checkpoint
 from minirnn.layers import Bidirectional, Embedding, Input, OneHot
 from minirnn.lookup import by_name
 from minirnn.metrics import Metric
@@ -197,13 +198,13 @@ class Sequential(Layer):
             grads |= {f"{layer.name}_{key}": value for key, value in layer_grads.items()}
         return dy, grads
 
-    def outputs(self, x: Any) -> Iterator[tuple[Layer, Array]]:
-        """Each layer with what it gives, first to last."""
+    def outputs(self, x: Any) -> Iterator[tuple[Layer, Array, Mask | None]]:
+        """Each layer with what it gives, and the mask of that, first to last."""
         mask = None
         for layer in self.layers:
             y, _ = layer.forward(x, mask=mask)
-            yield layer, y
             mask, x = layer.compute_mask(x, mask), y
+            yield layer, y, mask
 
     def compute_mask(self, x: Any, mask: Mask | None = None) -> Mask | None:
         """The mask of the output; to find it, the layers are run."""
@@ -296,6 +297,7 @@ class Sequential(Layer):
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     ) -> History:
         """Train.
 
@@ -314,6 +316,9 @@ class Sequential(Layer):
             sample_weight: (rows,) or (rows, time) factors on the loss.
             initial_epoch: where counting begins.
             steps_per_epoch: batches in an epoch, where it is not one pass over the data.
+            checkpoint: a file, or a `Checkpoint`, which says how often as well: there the state of
+                the training is written down every minute and after each epoch. If the file is there
+                already, the training goes on from it, to the same weights as without the break.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
         (see optimizers.py); callbacks, other threads that predict with the model or save it, and
@@ -324,7 +329,10 @@ class Sequential(Layer):
             of the epoch, taken while the weights moved; `val_` figures at its end.
 
         Raises:
-            NonFiniteError: if the loss becomes NaN or infinite; it says where that began.
+            NonFiniteError: if the loss or a gradient becomes NaN or infinite; it says at which
+                step and where that began. The weights are those from before that step.
+            CheckpointError: if the checkpoint is of another training.
+            KeyboardInterrupt: with a checkpoint, after the step at hand, when all is saved.
             ModelBusyError: if another thread is training this model.
         """
         return training.fit(
@@ -342,6 +350,7 @@ class Sequential(Layer):
             sample_weight,
             initial_epoch,
             steps_per_epoch,
+            checkpoint,
         )
 
     def evaluate(
@@ -370,12 +379,7 @@ class Sequential(Layer):
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
         with self.turns.alone(), self.turns.owned(self, "train_on_batch"):
-            value, _, _ = training.train_step(self, x, y, weight)
-        if not np.isfinite(value):
-            raise training.NonFiniteError(
-                training.explain_non_finite(self, x, value, "train_on_batch")
-            )
-        return value
+            return training.train_step(self, x, y, weight, when="train_on_batch")[0]
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs of one batch, on the host."""

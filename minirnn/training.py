@@ -7,28 +7,31 @@ the epochs, the running means, the progress bar and the callbacks.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from minirnn.backend import memory_errors, to_host, xp
-from minirnn.batches import ArrayBatches, Batch, batches
+from minirnn.backend import memory_errors, to_host
+from minirnn.batches import ArrayBatches, Batch, Passes, batches
 from minirnn.callbacks import Callback, History
+from minirnn.checkpoint import Checkpoint, Keeper, Standing
 from minirnn.checks import whole_number
 from minirnn.cuda.graph import training_graph
+from minirnn.finite import (
+    NonFiniteError,
+    check_outputs,
+    explain_gradients,
+    explain_loss,
+    loss_and_norms,
+)
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
 from minirnn.progress import Progress
 from minirnn.threads import keep_limits
 from minirnn.turns import View, trains, viewed
-
-
-class NonFiniteError(ValueError, ArithmeticError):
-    """The loss became NaN or infinite; the message says at which step, and where it began."""
-
 
 # --- one step -------------------------------------------------------------------------------------
 
@@ -50,18 +53,35 @@ def loss_and_gradients(
 
 
 def train_step(
-    model: Any, x: Any, y: Any, sample_weight: Any = None, wait: bool = False
-) -> tuple[Any, Any, Any]:
+    model: Any,
+    x: Any,
+    y: Any,
+    sample_weight: Any = None,
+    wait: bool = False,
+    when: str = "this step",
+) -> tuple[float, Any, Any]:
     """Changes the model's weights by one step; `(loss, out, mask)` from before it.
 
-    wait: let rows of the model's embedding that this batch does not use wait for their drift (see
-    optimizers.py); whoever asks for that calls `model.optimizer.settle()` in the end.
+    Args:
+        wait: let rows of the model's embedding that this batch does not use wait for their drift
+            (see optimizers.py); whoever asks for that calls `model.optimizer.settle()` in the end.
+        when: which step it is, for the error.
+
+    Raises:
+        NonFiniteError: if the loss or a gradient is not finite. Nothing has been changed then.
     """
     table = catch_up(model, x) if wait else ()
     loss, grads, out, mask = loss_and_gradients(model, x, y, sample_weight)
-    if math.isfinite(loss := float(to_host(loss))):
-        params = model.training_parts(x).params
-        model.optimizer.apply(params, {key: grads[key] for key in params}, table)
+    body, _, _, params = model.training_parts(x)
+    grads = {key: grads[key] for key in params}
+    loss, *norms = loss_and_norms(loss, grads)
+    if not math.isfinite(loss):
+        raise NonFiniteError(explain_loss(body, x, loss, when))
+    if not all(map(math.isfinite, norms)):
+        clipped = model.optimizer.clipvalue is not None
+        if problem := explain_gradients(body, x, grads, when, clipped):
+            raise NonFiniteError(problem)
+    model.optimizer.apply(params, grads, table)
     return loss, out, mask
 
 
@@ -112,6 +132,13 @@ class RunningMeans:
         figures = {"loss": self.loss.result()}
         return figures | {metric.name: metric.result() for metric in self.metrics}
 
+    def state(self) -> list[list[float]]:
+        return [metric.state() for metric in (self.loss, *self.metrics)]
+
+    def restore(self, state: list[list[float]]) -> None:
+        for metric, totals in zip((self.loss, *self.metrics), state, strict=True):
+            metric.restore(*totals)
+
 
 class Steps:
     """The training steps of an epoch, and the means of what they report.
@@ -130,6 +157,7 @@ class Steps:
         self.model, self.epoch, self.one_by_one = model, epoch, one_by_one
         self.means = RunningMeans(model)
         self.graph = graph
+        self.begun = False
         self.done = self.unread = 0
 
     def train(self, x: Any, y: Any, sample_weight: Any) -> None:
@@ -139,7 +167,8 @@ class Steps:
             self.step(x, y, sample_weight)
 
     def step(self, x: Any, y: Any, sample_weight: Any) -> None:
-        if self.done == 0:
+        if not self.begun:
+            self.begun = True
             self.model.training_parts(x)
             self.graph = None if self.one_by_one else training_graph(self.model, self.graph)
         self.done += 1
@@ -150,9 +179,8 @@ class Steps:
                 self.read()
             return
         self.leave_graph()
-        loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True)
-        if not math.isfinite(loss):
-            self.fail(x, loss, self.done)
+        when = self.when(self.done)
+        loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True, when=when)
         self.means.update(loss, y, out, sample_weight, mask)
 
     def read(self) -> None:
@@ -162,14 +190,15 @@ class Steps:
         self.unread = 0
         loss, hits, rows, failed = self.graph.read()
         self.means.add(loss, hits, rows)
-        if failed is not None:  # since then nothing has changed: so the loss can be had again
+        if failed is not None:  # since then nothing has changed: so it fails again, and says why
             self.graph.leave()
             x, y, steps_ago = failed
-            self.fail(x, float(test_step(self.model, x, y)[0]), self.done - steps_ago)
+            when = self.when(self.done - steps_ago)
+            train_step(self.model, x, y, when=when)
+            raise NonFiniteError(f"the loss or a gradient was not finite at {when} on the device")
 
-    def fail(self, x: Any, loss: float, step: int) -> None:
-        when = f"epoch {self.epoch + 1}, step {step}"
-        raise NonFiniteError(explain_non_finite(self.model, x, loss, when))
+    def when(self, step: int) -> str:
+        return f"epoch {self.epoch + 1}, step {step}"
 
     def logs(self) -> dict[str, float]:
         with self.model.turns.alone():
@@ -188,6 +217,16 @@ class Steps:
             self.leave_graph()
             self.model.optimizer.settle()
             self.model.turns.unsettled = None
+
+    def standing(self) -> Standing:
+        """What a checkpoint in the middle of this epoch is to know."""
+        with self.model.turns.alone():
+            self.leave_graph()
+        return Standing(self.epoch, self.done, self.means.state())
+
+    def go_on(self, standing: Standing) -> None:
+        self.done = standing.step
+        self.means.restore(standing.figures)
 
 
 # --- fit, evaluate, predict -----------------------------------------------------------------------
@@ -211,6 +250,7 @@ def fit(
     sample_weight: Any = None,
     initial_epoch: int = 0,
     steps_per_epoch: int | None = None,
+    checkpoint: Any = None,
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
@@ -245,43 +285,75 @@ def fit(
     for watcher in watchers:
         watcher.model = model
     model.stop_training = False
+    passes = Passes(data, steps_per_epoch)
+    keeper = None
+    if checkpoint is not None:
+        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs)
     for watcher in watchers:
         watcher.on_train_begin()
+    begun = keeper.found(verbose) if keeper is not None else None
+    if begun is None:
+        begun = Standing(initial_epoch)
+    with keeper or nullcontext():
+        train_epochs(
+            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper
+        )
+    for watcher in watchers:
+        watcher.on_train_end()
+    return history
+
+
+def train_epochs(
+    model: Any,
+    passes: Passes,
+    begun: Standing,
+    epochs: int,
+    verbose: str | int,
+    watchers: Sequence[Callback],
+    validation: Any,
+    class_weight: Mapping[int, float] | None,
+    keeper: Keeper | None,
+) -> None:
+    """The epochs of `fit`, from where the training stands (`begun`) on."""
     stepwise = [
         w for w in watchers if type(w).on_train_batch_end is not Callback.on_train_batch_end
     ]
-    sources = epochs_of(data, steps_per_epoch)
     graph = None
-    for epoch in range(initial_epoch, epochs):
-        for watcher in watchers:
-            watcher.on_epoch_begin(epoch)
-        model.forget_training_parts()
+    while begun.epoch < epochs and not begun.stopped:
+        epoch = begun.epoch
         steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
-        length = steps_per_epoch or known_length(data)
-        with Progress(f"Epoch {epoch + 1}/{epochs}", length, verbose) as progress:
+        if begun.step:
+            steps.go_on(begun)
+        else:
+            for watcher in watchers:
+                watcher.on_epoch_begin(epoch)
+        model.forget_training_parts()
+        with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
             try:
-                for step, batch in enumerate(next(sources)):
+                for batch in passes.epoch(steps.done):
                     steps.train(*prepared(batch, class_weight, model.loss.sparse))
                     progress.advance(steps)
                     if stepwise:
                         steps.settle()
                     for watcher in stepwise:
-                        watcher.on_train_batch_end(step, steps.logs())
+                        watcher.on_train_batch_end(steps.done - 1, steps.logs())
+                    if keeper is not None and keeper.due(steps.done):
+                        keeper.write(steps.standing())
             finally:
                 steps.settle()
                 graph = steps.graph
             logs = steps.logs()
             if validation is not None:
-                figures = run_evaluation(View(model), validation)
+                with keeper.resting(steps.standing()) if keeper else nullcontext():
+                    figures = run_evaluation(View(model), validation)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
             watcher.on_epoch_end(epoch, logs)
-        if model.stop_training:
-            break
-    for watcher in watchers:
-        watcher.on_train_end()
-    return history
+        passes.next_epoch()
+        begun = Standing(epoch + 1, stopped=model.stop_training)
+        if keeper is not None:
+            keeper.write(begun)
 
 
 @memory_errors()
@@ -308,10 +380,13 @@ def evaluate(
 
 def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> dict[str, float]:
     means = RunningMeans(view.model)
-    for batch in data:
+    for step, batch in enumerate(data):
         xb, yb, weight = prepared(batch)
         with view(xb) as model:
             loss, out, mask = test_step(model, xb, yb, weight)
+            if not math.isfinite(loss):
+                body, when = model.training_parts(xb).body, f"evaluation, batch {step + 1}"
+                raise NonFiniteError(explain_loss(body, xb, loss, when, training=False))
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
@@ -326,14 +401,17 @@ def predict(
     """The outputs of all rows, on the host, in the order of the rows."""
     model.require_layers()
     data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
-    out = []
+    out, rows = [], 0
     with (
         viewed(model, "predict") as view,
         Progress("Predict", known_length(data), verbose) as progress,
     ):
         for xb, _, _ in data:
             with view(xb) as seen:
-                out.append(to_host(seen.without_vectorizer().walk(xb)[0]))
+                body = seen.without_vectorizer()
+                out.append(to_host(body.walk(xb)[0]))
+                check_outputs(body, xb, out[-1], rows)
+            rows += len(out[-1])
             progress.advance(None)
     if out[0].ndim > 2:  # an output at every step: batches differ in length
         longest = max(y.shape[1] for y in out)
@@ -343,17 +421,6 @@ def predict(
 
 
 # --- helpers --------------------------------------------------------------------------------------
-
-
-def epochs_of(data: Any, steps: int | None) -> Iterator[Iterable[Batch]]:
-    """One iterable of batches per epoch, without end.
-
-    Epochs of a set number of `steps` walk on through the data, and begin again where it ends.
-    """
-    if steps is None:
-        return itertools.repeat(data)
-    endless = itertools.chain.from_iterable(itertools.repeat(data))
-    return (itertools.islice(endless, steps) for _ in itertools.repeat(None))
 
 
 def known_length(data: Any) -> int | None:
@@ -397,24 +464,3 @@ def weights_by_class(y: np.ndarray, class_weight: Mapping[int, float]) -> np.nda
     for label, factor in class_weight.items():
         weights[y == label] = factor
     return weights
-
-
-def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
-    """Which weights, or which layer's output, are the first that are not finite."""
-    begins = "in the loss itself (a label or a sample weight may not be finite)"
-    if not hasattr(x, "dtype") or (x.dtype.kind == "f" and not np.isfinite(to_host(x)).all()):
-        begins = "in the input x"
-    else:
-        for layer, y in model.training_parts(x).body.outputs(x):
-            broken = [k for k, w in layer.params.items() if not bool(xp.isfinite(w).all())]
-            if broken:
-                begins = f"in the weights {', '.join(broken)} of layer {layer.name!r}"
-                break
-            if not bool(xp.isfinite(y).all()):
-                begins = f"in the output of layer {layer.name!r}"
-                break
-    advice = " A smaller learning_rate or clipnorm=1.0 in the optimizer often helps."
-    return (
-        f"the loss became {loss} at {when}; it begins {begins}."
-        f"{advice if 'layer' in begins else ''}"
-    )
