@@ -3,8 +3,8 @@
     python benchmarks/long_sequences.py [--rows 16] [--units 64] [--steps 1000 10000 100000]
 
 Embedding(1000, units), LSTM(units), Dense(4); token ids, one label a row. Each case runs in a
-process of its own, one after another. Time: CPU seconds, the fewer of two steps. Memory: the most that the
-process held (resident set) over what it held before the step; of one that does not fit, nothing.
+process of its own, one after another. Time: CPU seconds, the fewer of two steps. Memory: the most
+that the process held (resident set) over what it held before; "failed" where that was too much.
 """
 
 from __future__ import annotations
