@@ -99,7 +99,8 @@ class StreamBatches:
         self.source = source
         self.vectorizer = vectorizer
         self.known: dict[Any, np.ndarray] = {}  # text → ids
-        self.room = REMEMBERED_TOKENS
+        # A source that keeps its place in files that do not fit into memory is not kept here either.
+        self.room = 0 if hasattr(source, "walk") else REMEMBERED_TOKENS
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
