@@ -99,7 +99,7 @@ class StreamBatches:
         self.source = source
         self.vectorizer = vectorizer
         self.known: dict[Any, np.ndarray] = {}  # text → ids
-        # A source that keeps its place in files that do not fit into memory is not kept here either.
+        # What is walked from files (data.Stream) need not fit into memory, nor do its ids.
         self.room = 0 if hasattr(source, "walk") else REMEMBERED_TOKENS
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Data sets: a pipeline in the manner of tf.data, streams of large files, AG News and its stand-in."""
+"""Data sets: a pipeline in the manner of tf.data, streams of files, AG News and its stand-in."""
 
 from minirnn.data.ag_news import CLASS_NAMES, NewsData, Rows
 from minirnn.data.ag_news import load as load_ag_news

@@ -134,14 +134,24 @@ class CsvShard(Shard):
             raise csv.Error("unexpected end of data")
         return fields
 
-    def place_of(self, row: bytes, position: int, rows: int) -> str | None:
-        """Where this row stands, if it is one of the next `rows` from a position on."""
-        reader = self.open(position)
+    def find(self, row: bytes, position: int, rows: int) -> tuple[str, bytes] | None:
+        """Where a row stands, if it is one of the next `rows` from a position on; and the row.
+
+        Of a row that is no CSV, the first such: a quotation mark too many spoils those behind it.
+        """
+        reader, broken = self.open(position), not self.is_row(row)
         for _ in range(rows):
-            if reader.read(1) == [row]:
-                begins = reader.position - len(row.lstrip(LINE_ENDS))
-                return f"{self.path}, line {self.line_of(begins)}"
+            for found in reader.read(1):
+                if found == row or (broken and not self.is_row(found)):
+                    begin = reader.position - len(found.lstrip(LINE_ENDS))
+                    return f"{self.path}, line {self.line_of(begin)}", found
         return None
+
+    def is_row(self, row: bytes) -> bool:
+        try:
+            return bool(self.parse([row]))
+        except (csv.Error, UnicodeDecodeError):
+            return False
 
     def line_of(self, end: int) -> int:
         """The number of the line that begins at this byte."""
@@ -188,11 +198,11 @@ class CsvReader:
         self._cut(lines)
         if at_end and any(line.strip(LINE_ENDS) for line in self._begun):
             self._rows.append(b"".join(self._begun))  # a row without an end: `parse` will tell
-        pending = len(self._rest) + sum(map(len, self._begun))
-        if pending > LONGEST_ROW:
-            start = self.position + sum(map(len, self._rows))
+        if len(self._rest) + sum(map(len, self._begun)) > LONGEST_ROW:
+            row = b"".join((*self._begun, self._rest))
+            begin = self._end - len(row.lstrip(LINE_ENDS))
             raise NewsDataError(
-                f"{self.shard.path}, line {self.shard.line_of(start)}: the row that begins here "
+                f"{self.shard.path}, line {self.shard.line_of(begin)}: the row that begins here "
                 f"does not end within {LONGEST_ROW:,} bytes. Is a quotation mark missing?"
             )
 
@@ -250,9 +260,10 @@ class ArrayRecordShard(Shard):
             return CsvShard.parse([record for _, _, record in rows])
         return [decode(record) for _, _, record in rows]
 
-    def place_of(self, row: Any, position: int, rows: int) -> str | None:
+    def find(self, row: Any, position: int, rows: int) -> tuple[str, Any] | None:
+        """Where a row stands, if it is one of this file; and the row."""
         reader, number, _ = row
-        return f"{self.path}, record {number}" if reader.shard is self else None
+        return (f"{self.path}, record {number}", row) if reader.shard is self else None
 
 
 class ArrayRecordReader:

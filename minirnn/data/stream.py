@@ -224,14 +224,11 @@ class Walk:
 
     def _explained(self, rows: list[Any], error: Exception) -> NewsDataError:
         """What is wrong with a batch: which row, where it stands, and how it should be."""
-        parse, place = self.stream.parse, "a batch of rows"
+        place = "a batch of rows"
         for row in rows:
-            try:
-                [fields] = self.stream.shards[0].parse([row])
-                _, label = parse(fields)
-                as_labels([label])
-            except Exception as one:
-                error, place = one, self._place_of(row)
+            if self._error_of(row) is not None:
+                place, row = self._find(row)
+                error = self._error_of(row) or error
                 break
         if isinstance(error, WrongRow):
             return NewsDataError(f"{place}: {error}")
@@ -243,25 +240,35 @@ class Walk:
             )
         if isinstance(error, csv.Error):
             return NewsDataError(
-                f"{place}: in the row that begins here, {error}. Expected fields with commas "
-                'between them; a field with " in it stands between quotation marks, and each " '
-                "inside is doubled."
+                f"{place}: the quotation marks of the row that begins here do not match "
+                f'({error}). Expected a field with " in it to stand between quotation marks, and '
+                'each " inside to be doubled.'
             )
+        name = getattr(self.stream.parse, "__name__", "parse")
         return NewsDataError(
-            f"{place}: {getattr(parse, '__name__', 'parse')} could not make a text and a label of "
-            f"this row ({type(error).__name__}: {error})."
+            f"{place}: {name} could not make a text and a label of this row "
+            f"({type(error).__name__}: {error})."
         )
 
-    def _place_of(self, row: Any) -> str:
-        """The file and the line of a row that has been read but not given yet."""
+    def _error_of(self, row: Any) -> Exception | None:
+        try:
+            [fields] = self.stream.shards[0].parse([row])
+            _, label = self.stream.parse(fields)
+            as_labels([label])
+        except Exception as error:
+            return error
+        return None
+
+    def _find(self, row: Any) -> tuple[str, Any]:
+        """The file and the line of a row that has been read but not given yet; and the row."""
         shards, order = self.stream.shards, self.blocks.order
         begin, rows = self._of_blocks[0][0], sum(length for _, length in self._of_blocks)
         begun_since = order[begin["begun"] : self.blocks.begun]
         for shard, position in [*begin["open"], *([shard, 0] for shard in begun_since)]:
-            place = shards[shard].place_of(row, position, rows)
-            if place is not None:
-                return place
-        return "a file that has changed meanwhile"
+            found = shards[shard].find(row, position, rows)
+            if found is not None:
+                return found
+        return "a file that has changed meanwhile", row
 
 
 class Blocks:
