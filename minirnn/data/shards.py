@@ -20,6 +20,7 @@ from minirnn.data.tfds_source import record_decoder
 CHUNK = 1 << 18  # bytes read at once
 LONGEST_ROW = 1 << 21  # bytes; what is longer lacks a quotation mark, and would fill the memory
 
+AT_ONCE = 1024  # records of a file
 LINE_ENDS = b"\r\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")
@@ -228,8 +229,8 @@ class CsvReader:
 class ArrayRecordShard(Shard):
     """An array_record file, whose records are rows of CSV, or what tfds prepared.
 
-    A raw row is (reader, number of the record), and once it is fetched the record's bytes beside
-    them: records that other processes are to have are not read at all.
+    A raw row is (reader, number of the record), and its bytes once it is fetched: records that
+    other processes are to have are not read at all.
     """
 
     def open(self, position: int) -> ArrayRecordReader:
@@ -240,30 +241,33 @@ class ArrayRecordShard(Shard):
         return self.open(0).count
 
     @staticmethod
-    def fetch(rows: list[tuple[ArrayRecordReader, int]]) -> list[tuple]:
-        """The rows, with what stands in them; file by file, in the order of the file."""
-        numbers: dict[ArrayRecordReader, list[int]] = {}
-        for reader, number in rows:
-            numbers.setdefault(reader, []).append(number)
-        found: dict[tuple[ArrayRecordReader, int], bytes] = {}
-        for reader, wanted in numbers.items():
-            wanted.sort()
-            for number, record in zip(wanted, reader.records(wanted), strict=True):
-                found[reader, number] = record
-        return [(*row, found[row]) for row in rows]
+    def fetch(rows: list[tuple[ArrayRecordReader, int]]) -> list[bytes]:
+        """The records of the rows; read file by file, in the order of the file."""
+        places: dict[ArrayRecordReader, list[int]] = {}
+        for place, (reader, _) in enumerate(rows):
+            places.setdefault(reader, []).append(place)
+        records = [b""] * len(rows)
+        for reader, own in places.items():
+            own.sort(key=lambda place: rows[place][1])
+            for some in (own[i : i + AT_ONCE] for i in range(0, len(own), AT_ONCE)):
+                found = reader.records([rows[place][1] for place in some])
+                for place, record in zip(some, found, strict=True):
+                    records[place] = record
+        return records
 
-    @staticmethod
-    def parse(rows: Sequence[tuple[ArrayRecordReader, int, bytes]]) -> list[list[str]]:
+    def parse(self, rows: Sequence[bytes]) -> list[list[str]]:
         """The fields of each row."""
-        decode = rows[0][0].decode if rows else None
-        if decode is None:
-            return CsvShard.parse([record for _, _, record in rows])
-        return [decode(record) for _, _, record in rows]
+        decode = record_decoder(self.path.parent)
+        return CsvShard.parse(rows) if decode is None else list(map(decode, rows))
 
-    def find(self, row: Any, position: int, rows: int) -> tuple[str, Any] | None:
-        """Where a row stands, if it is one of this file; and the row."""
-        reader, number, _ = row
-        return (f"{self.path}, record {number}", row) if reader.shard is self else None
+    def find(self, row: bytes, position: int, rows: int) -> tuple[str, bytes] | None:
+        """Where a row stands, if it is one of the next `rows` from a position on; and the row."""
+        reader = self.open(position)
+        for _ in range(rows):
+            number = reader.position
+            if self.fetch(reader.read(1)) == [row]:
+                return f"{self.path}, record {number}", row
+        return None
 
 
 class ArrayRecordReader:
@@ -274,20 +278,23 @@ class ArrayRecordReader:
 
     def __init__(self, shard: ArrayRecordShard, position: int) -> None:
         self.shard, self.position = shard, position
-        self.decode = record_decoder(shard.path.parent)
         try:
             shard.check_size(os.stat(shard.path).st_size)
-            # What it reads ahead for sequential reading would only cost memory.
+            # Reading ahead would only cost memory: nothing is read here one record at a time.
             self.file = array_record().ArrayRecordReader(
                 str(shard.path),
                 "readahead_buffer_size:0,max_parallelism:0",
-                file_reader_buffer_size=CHUNK,
+                file_reader_buffer_size=1 << 15,
             )
         except (OSError, RuntimeError) as error:
             raise NewsDataError(f"Cannot read {shard.path}: {error}.") from error
         if not self.file.ok():
             raise NewsDataError(f"{shard.path}: this is no array_record file, or a part of one.")
         self.count = self.file.num_records()
+        if position > self.count:
+            raise NewsDataError(
+                f"{shard.path}: expected a record of number {position:,}, it has {self.count:,}."
+            )
 
     def read(self, count: int) -> list[tuple[ArrayRecordReader, int]]:
         """The next rows, not fetched yet; fewer than `count` at the end of the file only."""
@@ -298,9 +305,10 @@ class ArrayRecordReader:
         """The records of these numbers, which rise."""
         first, last = numbers[0], numbers[-1]
         try:
-            if last - first + 1 == len(numbers):
-                return self.file.read(first, last + 1)
-            return self.file.read(numbers)
+            if 2 * len(numbers) < last - first:
+                return self.file.read(numbers)
+            records = self.file.read(first, last + 1)  # twice as fast, for each
+            return [records[number - first] for number in numbers]
         except (RuntimeError, IndexError) as error:
             raise NewsDataError(f"{self.shard.path}: damaged or changed ({error}).") from error
 
