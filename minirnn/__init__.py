@@ -20,6 +20,7 @@ from minirnn import (
     vectors,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
+from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.generation import generate
 from minirnn.gradcheck import gradcheck
 from minirnn.invariance import check_padding_invariance
@@ -42,6 +43,8 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointError",
     "FileFormatError",
     "Input",
     "NonFiniteError",

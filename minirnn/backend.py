@@ -217,4 +217,22 @@ def generator() -> np.random.Generator:
     return _generator
 
 
+def generator_state() -> dict[str, Any]:
+    """Where the generator stands: JSON values, for `set_generator_state` and `draws_from`."""
+    return _generator.bit_generator.state
+
+
+def set_generator_state(state: dict[str, Any]) -> None:
+    """Let the generator go on from where it stood."""
+    global _generator
+    _generator = draws_from(state)
+
+
+def draws_from(state: dict[str, Any]) -> np.random.Generator:
+    """A generator apart that stands there."""
+    apart = np.random.default_rng()
+    apart.bit_generator.state = state
+    return apart
+
+
 set_backend(os.environ.get(ENVIRONMENT_VARIABLE, "numpy"), ENVIRONMENT_VARIABLE)

@@ -23,6 +23,7 @@ from minirnn.backend import Array
 from minirnn.base import Layer, Shape
 from minirnn.batches import batches
 from minirnn.callbacks import Callback, History
+from minirnn.checkpoint import Checkpoint
 from minirnn.layers import Bidirectional, Embedding, Input, OneHot
 from minirnn.lookup import by_name
 from minirnn.metrics import Metric
@@ -292,6 +293,7 @@ class Sequential(Layer):
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     ) -> History:
         """Train.
 
@@ -310,6 +312,9 @@ class Sequential(Layer):
             sample_weight: (rows,) or (rows, time) factors on the loss.
             initial_epoch: where counting begins.
             steps_per_epoch: batches in an epoch, where it is not one pass over the data.
+            checkpoint: a file, or a `Checkpoint`, which says how often as well: there the state of
+                the training is written down every minute and after each epoch. If the file is there
+                already, the training goes on from it, to the same weights as without the break.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
         (see optimizers.py); callbacks, and whoever looks afterwards, find all weights up to date.
@@ -320,6 +325,8 @@ class Sequential(Layer):
 
         Raises:
             NonFiniteError: if the loss becomes NaN or infinite; it says where that began.
+            CheckpointError: if the checkpoint is of another training.
+            KeyboardInterrupt: with a checkpoint, after the step at hand, when all is saved.
         """
         return training.fit(
             self,
@@ -336,6 +343,7 @@ class Sequential(Layer):
             sample_weight,
             initial_epoch,
             steps_per_epoch,
+            checkpoint,
         )
 
     def evaluate(

@@ -13,7 +13,7 @@ of a parameter at a time, and that is chosen for speed:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,13 +64,16 @@ class Drift(NamedTuple):
         return self.move(slots, scratch, self.factor, self.epsilon)
 
 
-def parts_of(params: Mapping, grads: Mapping, slots: dict[str, float]) -> list[Part]:
-    """How to update these parameters; on a GPU, where a call costs most, with as few as can be."""
+def parts_of(params: Mapping, tables: Collection, slots: dict[str, float]) -> list[Part]:
+    """How to update these parameters; on a GPU, where a call costs most, with as few as can be.
+
+    tables: the keys of those whose gradients come by rows.
+    """
     small = SMALL if get_backend() == "numpy" else math.inf
     parts: list[Part] = []
     pools: dict[Any, list[Hashable]] = {}
     for key, weights in params.items():
-        table = isinstance(grads[key], RowGradient)
+        table = key in tables
         if weights.flags.c_contiguous and (table or weights.size >= small):
             kind = Table if table else Part
             parts.append(kind([key], params, slots))
@@ -281,6 +284,21 @@ class Table(Part):
         self.factors = self.weighted = 0.0
         self.had_factors[:] = 0
         self.had_weighted[:] = 0
+
+    def lag(self) -> dict[str, Any]:
+        """How far the rows lag behind."""
+        return {
+            "factors": float(self.factors),
+            "weighted": float(self.weighted),
+            "had_factors": self.had_factors,
+            "had_weighted": self.had_weighted,
+        }
+
+    def lag_again(self, state: Mapping[str, Any], drift: Drift | None) -> None:
+        """Go on from where `lag` was asked. drift: of any step."""
+        self.factors, self.weighted, self.drift = state["factors"], state["weighted"], drift
+        self.had_factors[...] = to_device(state["had_factors"])
+        self.had_weighted[...] = to_device(state["had_weighted"])
 
     def waited(self, rows: Any, slots: list[Array], scratch: list) -> Array:
         """All that these rows have waited for, as one move."""

@@ -7,18 +7,19 @@ the epochs, the running means, the progress bar and the callbacks.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from minirnn.backend import memory_errors, to_host, xp
-from minirnn.batches import ArrayBatches, Batch, batches
+from minirnn.batches import ArrayBatches, Batch, Passes, batches
 from minirnn.callbacks import Callback, History
+from minirnn.checkpoint import Checkpoint, Keeper, Standing
 from minirnn.checks import whole_number
 from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
@@ -112,6 +113,13 @@ class RunningMeans:
         figures = {"loss": self.loss.result()}
         return figures | {metric.name: metric.result() for metric in self.metrics}
 
+    def state(self) -> list[list[float]]:
+        return [metric.state() for metric in (self.loss, *self.metrics)]
+
+    def restore(self, state: list[list[float]]) -> None:
+        for metric, totals in zip((self.loss, *self.metrics), state, strict=True):
+            metric.restore(*totals)
+
 
 class Steps:
     """The training steps of an epoch, and the means of what they report.
@@ -130,11 +138,13 @@ class Steps:
         self.model, self.epoch, self.one_by_one = model, epoch, one_by_one
         self.means = RunningMeans(model)
         self.graph = graph
+        self.begun = False
         self.done = self.unread = 0
 
     def train(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Do one step."""
-        if self.done == 0:
+        if not self.begun:
+            self.begun = True
             self.model.training_parts(x)
             self.graph = None if self.one_by_one else training_graph(self.model, self.graph)
         self.done += 1
@@ -181,6 +191,15 @@ class Steps:
         self.leave_graph()
         self.model.optimizer.settle()
 
+    def standing(self) -> Standing:
+        """What a checkpoint in the middle of this epoch is to know."""
+        self.leave_graph()
+        return Standing(self.epoch, self.done, self.means.state())
+
+    def go_on(self, standing: Standing) -> None:
+        self.done = standing.step
+        self.means.restore(standing.figures)
+
 
 # --- fit, evaluate, predict -----------------------------------------------------------------------
 
@@ -202,6 +221,7 @@ def fit(
     sample_weight: Any = None,
     initial_epoch: int = 0,
     steps_per_epoch: int | None = None,
+    checkpoint: Any = None,
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
@@ -236,43 +256,76 @@ def fit(
     for watcher in watchers:
         watcher.model = model
     model.stop_training = False
+    passes = Passes(data, steps_per_epoch)
+    keeper = None
+    if checkpoint is not None:
+        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs)
     for watcher in watchers:
         watcher.on_train_begin()
+    begun = keeper.found(verbose) if keeper is not None else None
+    if begun is None:
+        begun = Standing(initial_epoch)
+    with keeper or nullcontext():
+        train_epochs(
+            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper
+        )
+    for watcher in watchers:
+        watcher.on_train_end()
+    return history
+
+
+def train_epochs(
+    model: Any,
+    passes: Passes,
+    begun: Standing,
+    epochs: int,
+    verbose: str | int,
+    watchers: Sequence[Callback],
+    validation: Any,
+    class_weight: Mapping[int, float] | None,
+    keeper: Keeper | None,
+) -> None:
+    """The epochs of `fit`, from where the training stands (`begun`) on."""
     stepwise = [
         w for w in watchers if type(w).on_train_batch_end is not Callback.on_train_batch_end
     ]
-    sources = epochs_of(data, steps_per_epoch)
     graph = None
-    for epoch in range(initial_epoch, epochs):
-        for watcher in watchers:
-            watcher.on_epoch_begin(epoch)
-        model.forget_training_parts()
+    while begun.epoch < epochs and not begun.stopped:
+        epoch = begun.epoch
         steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
-        length = steps_per_epoch or known_length(data)
-        with Progress(f"Epoch {epoch + 1}/{epochs}", length, verbose) as progress:
+        if begun.step:
+            steps.go_on(begun)
+        else:
+            for watcher in watchers:
+                watcher.on_epoch_begin(epoch)
+        model.forget_training_parts()
+        with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
             try:
-                for step, batch in enumerate(next(sources)):
+                for batch in passes.epoch(steps.done):
+                    due = keeper is not None and keeper.due(steps.done + 1)
                     steps.train(*prepared(batch, class_weight, model.loss.sparse))
                     progress.advance(steps)
                     if stepwise:
                         steps.settle()
                     for watcher in stepwise:
-                        watcher.on_train_batch_end(step, steps.logs())
+                        watcher.on_train_batch_end(steps.done - 1, steps.logs())
+                    if due:
+                        keeper.write(steps.standing())
             finally:
                 steps.settle()
                 graph = steps.graph
             logs = steps.logs()
             if validation is not None:
-                figures = run_evaluation(model, validation)
+                with keeper.resting(steps.standing()) if keeper else nullcontext():
+                    figures = run_evaluation(model, validation)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
             watcher.on_epoch_end(epoch, logs)
-        if model.stop_training:
-            break
-    for watcher in watchers:
-        watcher.on_train_end()
-    return history
+        passes.next_epoch()
+        begun = Standing(epoch + 1, stopped=model.stop_training)
+        if keeper is not None:
+            keeper.write(begun)
 
 
 @memory_errors()
@@ -328,17 +381,6 @@ def predict(
 
 
 # --- helpers --------------------------------------------------------------------------------------
-
-
-def epochs_of(data: Any, steps: int | None) -> Iterator[Iterable[Batch]]:
-    """One iterable of batches per epoch, without end.
-
-    Epochs of a set number of `steps` walk on through the data, and begin again where it ends.
-    """
-    if steps is None:
-        return itertools.repeat(data)
-    endless = itertools.chain.from_iterable(itertools.repeat(data))
-    return (itertools.islice(endless, steps) for _ in itertools.repeat(None))
 
 
 def known_length(data: Any) -> int | None:
