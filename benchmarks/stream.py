@@ -33,7 +33,7 @@ from minirnn import classifier
 from minirnn.batches import batches
 from minirnn.data import Stream, load_ag_news, shards
 from minirnn.data.rows import read_csv
-from minirnn.data.stream import SHUFFLE_BUFFER, title, title_and_description
+from minirnn.data.stream import SHUFFLE_BUFFER, title_and_description, title_only
 
 ROWS_IN_A_FILE = 50_000
 BATCH = 256
@@ -88,7 +88,7 @@ def check(folder: Path, steps: int | None) -> int:
 
 
 def vectorizer_for(folder: Path):
-    texts = Stream(folder, seed=1, parse=title).texts(classifier.VOCABULARY_TITLES)
+    texts = Stream(folder, seed=1, parse=title_only).texts(classifier.VOCABULARY_TITLES)
     return classifier.adapted_vectorizer([text for batch in texts for text in batch])
 
 
@@ -99,7 +99,7 @@ def ids(folder: Path, steps: int | None) -> int:
 
 def train(folder: Path, steps: int | None) -> int:
     model = classifier.build_model("rnn-title", vectorizer_for(folder))
-    source = Stream(folder, BATCH, seed=1, parse=title)
+    source = Stream(folder, BATCH, seed=1, parse=title_only)
     model.fit(source, epochs=1, steps_per_epoch=steps, verbose=0)
     return model.optimizer.iterations * BATCH
 

@@ -29,7 +29,7 @@ BLOCK = 10_000  # rows read at once where nothing is shuffled
 Parse = Callable[[list[str]], tuple[Any, Any]]
 
 
-def title(fields: Sequence[str]) -> tuple[str, int]:
+def title_only(fields: Sequence[str]) -> tuple[str, int]:
     """The title alone, and the label, of a row of AG News."""
     label, title, _ = news(fields)
     return title, label
@@ -56,7 +56,7 @@ class Stream:
             the files that have to be many. None: rows as they stand in the files, in their order.
         seed: of all orders. None: drawn from `minirnn.backend.generator()`.
         parse: from the fields of a row, a list of strings, to a text and a label. For AG News:
-            `title_and_description`, or `title`.
+            `title_and_description`, or `title_only`.
 
     Raises:
         NewsDataError: if there are no such files. Walking over it raises the same, with file and
@@ -122,6 +122,14 @@ class Stream:
         """
         rows = sum(map(len, self.shards))
         return -(-rows // (self.batch_size * self.ranks))
+
+    def described(self) -> dict[str, Any]:
+        """What a training that goes on must find as it was; the seed comes from the position."""
+        files = {
+            f"file {number}": f"{shard.path.name}, {shard.size:,} bytes"
+            for number, shard in enumerate(self.shards, 1)
+        }
+        return {"shuffle_buffer": self.shuffle_buffer, "files": len(files), **files}
 
     def __bool__(self) -> bool:
         return True  # not a question about its length
