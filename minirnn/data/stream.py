@@ -206,9 +206,8 @@ class Walk:
             if not block:
                 break
             self._of_blocks.append((begin, len(block)))
-            skipped = min(self._skip, len(block))
-            self._skip -= skipped
-            rows += block[skipped:]
+            rows += block[self._skip :]
+            self._skip = 0  # a position is never further on than its block
         self._rows = rows
         # Which rows are ours is known of whole batches, and of the last one when nothing follows.
         known = len(rows) // size * size or len(rows)
