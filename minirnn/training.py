@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -24,7 +22,9 @@ from minirnn.checks import whole_number
 from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
+from minirnn.progress import Progress
 from minirnn.threads import keep_limits
+from minirnn.turns import View, trains, viewed
 
 
 class NonFiniteError(ValueError, ArithmeticError):
@@ -143,6 +143,11 @@ class Steps:
 
     def train(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Do one step."""
+        with self.model.turns.alone():
+            self.model.turns.unsettled = self.leave_graph
+            self.step(x, y, sample_weight)
+
+    def step(self, x: Any, y: Any, sample_weight: Any) -> None:
         if not self.begun:
             self.begun = True
             self.model.training_parts(x)
@@ -177,8 +182,9 @@ class Steps:
         raise NonFiniteError(explain_non_finite(self.model, x, loss, when))
 
     def logs(self) -> dict[str, float]:
-        self.read()
-        return self.means.logs()
+        with self.model.turns.alone():
+            self.read()
+            return self.means.logs()
 
     def leave_graph(self) -> None:
         """Give back to the model what a graph has learned, if there is one."""
@@ -188,12 +194,15 @@ class Steps:
 
     def settle(self) -> None:
         """Bring the model and its optimizer up to date."""
-        self.leave_graph()
-        self.model.optimizer.settle()
+        with self.model.turns.alone():
+            self.leave_graph()
+            self.model.optimizer.settle()
+            self.model.turns.unsettled = None
 
     def standing(self) -> Standing:
         """What a checkpoint in the middle of this epoch is to know."""
-        self.leave_graph()
+        with self.model.turns.alone():
+            self.leave_graph()
         return Standing(self.epoch, self.done, self.means.state())
 
     def go_on(self, standing: Standing) -> None:
@@ -206,6 +215,7 @@ class Steps:
 
 @memory_errors()
 @keep_limits()
+@trains
 def fit(
     model: Any,
     x: Any,
@@ -302,14 +312,13 @@ def train_epochs(
         with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
             try:
                 for batch in passes.epoch(steps.done):
-                    due = keeper is not None and keeper.due(steps.done + 1)
                     steps.train(*prepared(batch, class_weight, model.loss.sparse))
                     progress.advance(steps)
                     if stepwise:
                         steps.settle()
                     for watcher in stepwise:
                         watcher.on_train_batch_end(steps.done - 1, steps.logs())
-                    if due:
+                    if keeper is not None and keeper.due(steps.done):
                         keeper.write(steps.standing())
             finally:
                 steps.settle()
@@ -317,7 +326,7 @@ def train_epochs(
             logs = steps.logs()
             if validation is not None:
                 with keeper.resting(steps.standing()) if keeper else nullcontext():
-                    figures = run_evaluation(model, validation)
+                    figures = run_evaluation(View(model), validation)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
@@ -341,17 +350,21 @@ def evaluate(
     """The loss and the metrics over a data set: name → mean over its samples."""
     model.require_compiled()
     data = batches(x, y, sample_weight, batch_size, vectorizer=model.vectorizer)
-    with Progress("Evaluate", known_length(data), verbose) as progress:
-        logs = run_evaluation(model, data, progress)
+    with (
+        viewed(model, "evaluate") as view,
+        Progress("Evaluate", known_length(data), verbose) as progress,
+    ):
+        logs = run_evaluation(view, data, progress)
         progress.finish(logs)
     return logs
 
 
-def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> dict[str, float]:
-    means = RunningMeans(model)
+def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> dict[str, float]:
+    means = RunningMeans(view.model)
     for batch in data:
         xb, yb, weight = prepared(batch)
-        loss, out, mask = test_step(model, xb, yb, weight)
+        with view(xb) as model:
+            loss, out, mask = test_step(model, xb, yb, weight)
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
@@ -366,12 +379,14 @@ def predict(
     """The outputs of all rows, on the host, in the order of the rows."""
     model.require_layers()
     data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
-    body = model.without_vectorizer()
     out = []
-    with Progress("Predict", known_length(data), verbose) as progress:
+    with (
+        viewed(model, "predict") as view,
+        Progress("Predict", known_length(data), verbose) as progress,
+    ):
         for xb, _, _ in data:
-            body.ensure_built(xb)
-            out.append(to_host(body.walk(xb)[0]))
+            with view(xb) as seen:
+                out.append(to_host(seen.without_vectorizer().walk(xb)[0]))
             progress.advance(None)
     if out[0].ndim > 2:  # an output at every step: batches differ in length
         longest = max(y.shape[1] for y in out)
@@ -445,51 +460,3 @@ def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
         f"the loss became {loss} at {when}; it begins {begins}."
         f"{advice if 'layer' in begins else ''}"
     )
-
-
-class Progress:
-    """A progress bar on a terminal, a line per epoch elsewhere, or nothing.
-
-    verbose: "auto" and 1: a bar if standard error is a terminal, else a line; 2: a line; 0: none.
-    """
-
-    def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
-        if verbose not in ("auto", 0, 1, 2):
-            raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
-        on_terminal = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook shows bars
-        self.title = title
-        self.line = verbose == 2 or (verbose in ("auto", 1) and not on_terminal)
-        self.bar = None
-        if verbose in ("auto", 1) and on_terminal:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=steps, desc=title, unit="batch", dynamic_ncols=True)
-        self.begun = self.shown = time.perf_counter()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def advance(self, means: RunningMeans | Steps | None) -> None:
-        if self.bar is None:
-            return
-        now = time.perf_counter()
-        if means is not None and now - self.shown > 0.1:
-            self.bar.set_postfix(figures(means.logs()), refresh=False)
-            self.shown = now
-        self.bar.update()
-
-    def finish(self, logs: Mapping[str, float]) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix(figures(logs))
-        elif self.line:
-            seconds = time.perf_counter() - self.begun
-            shown = "  ".join(f"{name} {value}" for name, value in figures(logs).items())
-            print(f"{self.title}: {seconds:.1f} s  {shown}", flush=True)
-
-
-def figures(logs: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4f}" for name, value in logs.items()}
