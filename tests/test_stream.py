@@ -552,6 +552,13 @@ def test_a_wrong_row_has_a_file_and_a_line(tmp_path, content, message, buffer):
     assert str(again.value) == str(caught.value)
 
 
+def test_a_row_that_would_take_in_the_next_one(tmp_path):
+    """For the csv module these two lines are a row, for who counts quotation marks they are two."""
+    (tmp_path / "a.csv").write_bytes(b'1,a,b\n1,5" disk,"c\nd"\n')
+    with pytest.raises(NewsDataError, match="line 2: the quotation marks of the row that begins"):
+        list(Stream(tmp_path, 4, None))
+
+
 def test_a_wrong_record_has_a_file_and_a_number(tmp_path):
     pytest.importorskip("array_record", reason="needs array_record, which tfds brings")
     write(tmp_path, [4], "array_record")
