@@ -48,7 +48,7 @@ class Stream:
     it gives `(texts, labels, None)`, a list of texts and an array of labels, for each batch.
 
     Args:
-        files: a folder, a pattern such as "news/train-*.csv", or a list of files: CSV files, or
+        files: a folder, a pattern such as `news/train-*.csv`, or a list of files: CSV files, or
             array_record files whose records are rows of CSV or were prepared by tfds.
         batch_size: rows in a batch.
         shuffle_buffer: rows that are put in a random order at a time, drawn from 16 files in turn.
