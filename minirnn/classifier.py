@@ -137,7 +137,7 @@ def stream(
     files: Files,
     batch_size: int | None = None,
     shuffle_buffer: int = SHUFFLE_BUFFER,
-    seed: int | None = None,
+    seed: int = 0,
 ) -> Stream:
     """Training rows for the model of this name, from files that need not fit into memory."""
     recipe = by_name("model", name, RECIPES)
@@ -145,10 +145,10 @@ def stream(
     return Stream(files, batch_size or recipe.batch_size, shuffle_buffer, seed, parse)
 
 
-def first_titles(files: Files, seed: int | None = None) -> list[str]:
-    """Titles to learn the vocabulary from, without reading all files: those of a shuffled pass."""
-    batches = Stream(files, seed=seed, parse=title_only).texts(VOCABULARY_TITLES)
-    return [text for batch in batches for text in batch]
+def first_titles(files: Files, shuffle_buffer: int, seed: int) -> list[str]:
+    """The titles that such a stream gives first, of shuffled rows, to learn the vocabulary from."""
+    rows = Stream(files, shuffle_buffer=shuffle_buffer, seed=seed, parse=title_only)
+    return [title for titles in rows.texts(VOCABULARY_TITLES) for title in titles]
 
 
 def train(

@@ -270,7 +270,7 @@ def stream_data(
     files, data = ag_news.load_for_streaming(args.data)
     print(f"Data: {data.description}")
     rows = classifier.stream(args.model, files, batch_size, args.shuffle_buffer, args.seed)
-    return rows, classifier.first_titles(files, args.seed), data
+    return rows, classifier.first_titles(files, args.shuffle_buffer, args.seed), data
 
 
 def check_writable(path: str, option: str = "--save") -> None:

@@ -7,6 +7,7 @@ parses only its own. Between two reads no CSV file is open, so files may be many
 from __future__ import annotations
 
 import csv
+import functools
 import glob
 import importlib.util
 import os
@@ -237,7 +238,9 @@ class ArrayRecordShard(Shard):
         """Read from the record of this number on."""
         return ArrayRecordReader(self, position)
 
-    def __len__(self) -> int:
+    @functools.cached_property
+    def count(self) -> int:
+        """Of its records."""
         return self.open(0).count
 
     @staticmethod

@@ -53,7 +53,8 @@ class Stream:
         batch_size: rows in a batch.
         shuffle_buffer: rows that are put in a random order at a time, drawn from 16 files in turn.
             Small buffers do for files whose rows are mixed; where each file holds one class, it is
-            the files that have to be many. None: rows as they stand in the files, in their order.
+            the files that have to be many. None: rows as they stand in the files, in their order,
+            which is what `evaluate` and `predict` want.
         seed: of all orders. None: drawn from `minirnn.backend.generator()`.
         parse: from the fields of a row, a list of strings, to a text and a label. For AG News:
             `title_and_description`, or `title_only`.
@@ -120,7 +121,9 @@ class Stream:
         Raises:
             TypeError: for CSV files, which do not.
         """
-        rows = sum(map(len, self.shards))
+        if not all(hasattr(shard, "count") for shard in self.shards):
+            raise TypeError("how many rows CSV files hold is not known before they are read")
+        rows = sum(shard.count for shard in self.shards)
         return -(-rows // (self.batch_size * self.ranks))
 
     def described(self) -> dict[str, Any]:
