@@ -59,7 +59,7 @@ def write(folder: Path, rows: int, kind: str) -> int:
         if kind == "csv":
             path.write_bytes(b"".join(lines))
         else:
-            writer = shards.array_record().ArrayRecordWriter(str(path), "group_size:1")
+            writer = shards.array_record().ArrayRecordWriter(str(path), "group_size:100")
             for line in lines:
                 writer.write(line)
             writer.close()

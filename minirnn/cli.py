@@ -24,8 +24,8 @@ from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
 from minirnn.data.stream import SHUFFLE_BUFFER, Stream
+from minirnn.finite import NonFiniteError
 from minirnn.saving import FileFormatError
-from minirnn.training import NonFiniteError
 
 
 class UsageError(ValueError):

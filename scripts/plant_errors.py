@@ -551,14 +551,14 @@ ERRORS = [
     Error(
         "final state taken at the last position",
         "layers/recurrent.py",
-        "y = loop.history[0][walked.final]",
+        "y = loop.last(0)",
         "y = loop.history[0][walked.source[:, -1]]",
         (RNN,),
     ),
     Error(
         "zero_output_for_mask leaks into the final output",
         "layers/recurrent.py",
-        "y = loop.history[0][walked.final]",
+        "y = loop.last(0)",
         "y = show_steps(loop.history[0], walked, self.zero_output_for_mask)[:, -1]",
         (RNN,),
     ),

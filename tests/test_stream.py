@@ -48,7 +48,7 @@ def write(folder, sizes, kind="csv"):
         if kind == "csv":
             path.write_bytes(b"".join(rows))
         else:
-            writer = shards.array_record().ArrayRecordWriter(str(path), "group_size:1")
+            writer = shards.array_record().ArrayRecordWriter(str(path), "group_size:4")
             for row in rows:
                 writer.write(row)
             writer.close()
