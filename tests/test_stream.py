@@ -634,7 +634,7 @@ def test_array_record_files_that_are_none(tmp_path, monkeypatch):
         with pytest.raises(NewsDataError, match=r"part-000.array_record: this is no array_record"):
             list(Stream(tmp_path))
     flipped = bytearray(whole)
-    flipped[2000] ^= 255
+    flipped[1000] ^= 255
     path.write_bytes(flipped)
     with pytest.raises(NewsDataError, match=r"part-000.array_record: damaged or changed"):
         list(Stream(tmp_path))
