@@ -321,7 +321,8 @@ class Sequential(Layer):
                 already, the training goes on from it, to the same weights as without the break.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
-        (see optimizers.py); callbacks, and whoever looks afterwards, find all weights up to date.
+        (see optimizers.py); callbacks, other threads that predict with the model or save it, and
+        whoever looks afterwards, find all weights up to date.
 
         Returns:
             History, with `history["loss"]`, and so on, one figure per epoch: means over all samples
@@ -332,6 +333,7 @@ class Sequential(Layer):
                 step and where that began. The weights are those from before that step.
             CheckpointError: if the checkpoint is of another training.
             KeyboardInterrupt: with a checkpoint, after the step at hand, when all is saved.
+            ModelBusyError: if another thread is training this model.
         """
         return training.fit(
             self,

@@ -643,7 +643,7 @@ def test_a_dataset_of_texts_is_vectorized_once():
 
 
 def test_texts_that_do_not_fit_in_memory_are_vectorized_again(monkeypatch):
-    monkeypatch.setattr("minirnn.batches.REMEMBERED_TOKENS", 1)
+    monkeypatch.setattr("minirnn.batches.REMEMBERED_BYTES", 1)
     small, x, y = make("texts")
     given = counted(small)
     data = Dataset.from_tensor_slices((x, y)).batch(4)
