@@ -158,7 +158,8 @@ class StreamBatches:
         self.source = source
         self.vectorizer = vectorizer
         self.known: dict[Any, np.ndarray] = {}  # text → ids
-        self.room = REMEMBERED_BYTES
+        # What is walked from files (data.Stream) need not fit into memory, nor do its ids.
+        self.room = 0 if hasattr(source, "walk") else REMEMBERED_BYTES
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]

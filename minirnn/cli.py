@@ -24,6 +24,7 @@ from minirnn.bench import main as bench_main
 from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
+from minirnn.data.stream import SHUFFLE_BUFFER, Stream
 from minirnn.finite import NonFiniteError
 from minirnn.lines import LONGEST, LineError, batches_of, batches_of_lines
 from minirnn.saving import FileFormatError
@@ -141,22 +142,26 @@ def train(args: argparse.Namespace) -> int:
         check_writable(args.checkpoint, "--checkpoint")
         checkpoint = Checkpoint(args.checkpoint, args.checkpoint_every)
     start(args)
-    data = load_data(args.data)
-    rows = data.train if args.take is None else data.train.take(args.take)
+    recipe = RECIPES[args.model]
+    batch_size = args.batch_size or recipe.batch_size
+    if args.stream:
+        rows, titles, data = stream_data(args, batch_size)
+        counted = "the rows that stream from these files"
+    else:
+        data = load_data(args.data)
+        rows = data.train if args.take is None else data.train.take(args.take)
+        titles, counted = rows.titles, f"{len(rows):,} rows of {classifier.short_name(data)}"
     set_random_seed(args.seed)
 
-    vectorizer = classifier.adapted_vectorizer(rows.titles)
+    vectorizer = classifier.adapted_vectorizer(titles)
     model = classifier.build_model(args.model, vectorizer)
-    recipe = RECIPES[args.model]
     epochs = args.epochs or classifier.default_epochs(args.model, data)
-    batch_size = args.batch_size or recipe.batch_size
-    titles = min(len(rows), classifier.VOCABULARY_TITLES)
-    print(f"Vocabulary: the {len(vectorizer.vocabulary):,} words of the first {titles:,} titles.")
+    learned = min(len(titles), classifier.VOCABULARY_TITLES)
+    print(f"Vocabulary: the {len(vectorizer.vocabulary):,} words of the first {learned:,} titles.")
     print(f"Model: {args.model}, {recipe.about}; computed with {get_backend()}.\n")
     model.summary()
     print(
-        f"\nTraining on {len(rows):,} rows of {classifier.short_name(data)}, {batch_size} a step, "
-        f"for {epochs} epoch{'s' * (epochs != 1)}:",
+        f"\nTraining on {counted}, {batch_size} a step, for {epochs} epoch{'s' * (epochs != 1)}:",
         flush=True,
     )
     classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint)
@@ -281,6 +286,18 @@ def load_data(source: str | None) -> ag_news.NewsData:
     if source is None and data.source == "sample":
         print("AG News itself: --data FOLDER, or --data tfds to download it.")
     return data
+
+
+def stream_data(
+    args: argparse.Namespace, batch_size: int
+) -> tuple[Stream, list[str], ag_news.NewsData]:
+    """Training rows that stay in their files, the first of their titles, and the test rows."""
+    if args.take is not None:
+        raise UsageError("--take takes the first rows of those in memory: leave out --stream")
+    files, data = ag_news.load_for_streaming(args.data)
+    print(f"Data: {data.description}")
+    rows = classifier.stream(args.model, files, batch_size, args.shuffle_buffer, args.seed)
+    return rows, classifier.first_titles(files, args.shuffle_buffer, args.seed), data
 
 
 def check_writable(path: str, option: str = "--save") -> None:
@@ -447,6 +464,20 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help=f"rows in a training step (default: {batch_sizes})",
+    )
+    add(
+        "--stream",
+        action="store_true",
+        help="leave the training rows in their files, which need not fit into memory: --data names "
+        "a folder with train.csv or shards of it (train-00000.csv, train-00000.array_record, ...), "
+        "or is a pattern such as 'news/train-*.csv'; test rows come from the same folder",
+    )
+    add(
+        "--shuffle-buffer",
+        type=positive,
+        default=SHUFFLE_BUFFER,
+        metavar="N",
+        help="rows of a stream that are in memory, and shuffled, at a time (default: %(default)s)",
     )
     add("--take", type=positive, metavar="N", help="train on the first N rows only")
     add(

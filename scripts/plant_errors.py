@@ -53,6 +53,7 @@ ON_DEVICE = "tests/test_on_device.py"
 GENERATION = "tests/test_generation.py"
 SEQ2SEQ = "tests/test_seq2seq.py"
 VECTORS = "tests/test_vectors.py"
+STREAM = "tests/test_stream.py"
 CHECKPOINT = "tests/test_checkpoint.py"
 SEGMENTS = "tests/test_segments.py"
 WINDOWS = "tests/test_windows.py"
@@ -1363,6 +1364,57 @@ ERRORS = [
         "self.source.orders = self.orders",
         "pass",
         (CHECKPOINT,),
+    ),
+    # --- streams of files ---
+    Error(
+        "stream: the rest of a batch lost where a block ends",
+        "data/stream.py",
+        "rows = self._rows[self._next :]",
+        "rows = []",
+        (STREAM,),
+    ),
+    Error(
+        "stream: each epoch in the same order",
+        "data/stream.py",
+        "[self.stream.seed, self.epoch, number]",
+        "[self.stream.seed, 0, number]",
+        (STREAM,),
+    ),
+    Error(
+        "stream: a quotation that goes on in the next chunk forgotten",
+        "data/shards.py",
+        "        self._quoted = quoted\n",
+        "        self._quoted = False\n",
+        (STREAM,),
+    ),
+    Error(
+        "stream: a position that tells the batch's row in the wrong block",
+        "data/stream.py",
+        "self._row -= self._of_blocks.popleft()[1]",
+        "self._of_blocks.popleft()",
+        (STREAM,),
+    ),
+    Error(
+        "stream: the last batch shared out like a whole one",
+        "data/stream.py",
+        "range(first + n * rank // ranks, first + n * (rank + 1) // ranks)",
+        "range(*slice(first + rank * self.stream.batch_size, first + (rank + 1) *"
+        " self.stream.batch_size).indices(first + n))",
+        (STREAM,),
+    ),
+    Error(
+        "stream: an array_record row gets the record of another",
+        "data/shards.py",
+        "own.sort(key=lambda place: rows[place][1])",
+        "own.sort()",
+        (STREAM,),
+    ),
+    Error(
+        "stream: the ids of all texts kept",
+        "batches.py",
+        'self.room = 0 if hasattr(source, "walk") else REMEMBERED_BYTES',
+        "self.room = REMEMBERED_BYTES",
+        (STREAM,),
     ),
 ]
 
