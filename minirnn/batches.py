@@ -215,7 +215,8 @@ class Replay:
 
     def __init__(self, source: Any, batch: int = 0, random: Any = None, orders: Any = None) -> None:
         self.source, self.batch, self.random, self.orders = source, batch, random, orders
-        self.iterator: Iterator | None = None
+        # The way back there may change what the source knows of, such as the states of a model.
+        self.iterator: Iterator | None = self.begin() if batch else None
 
     def __iter__(self) -> Replay:
         return self

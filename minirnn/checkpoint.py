@@ -262,6 +262,7 @@ class Keeper:
 
     def restore(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         model = self.model
+        self.passes.go_to(header["position"])
         weights = [arrays[f"weights/{key}"] for key in model.params]
         set_arrays("checkpoint", model.params, weights)
         for name, layer in layers_of(model):
@@ -275,7 +276,6 @@ class Keeper:
         for number, callback in enumerate(self.callbacks):
             there = values_under(f"callback/{number}", arrays)
             callback.restore(header["callbacks"][number] | there)
-        self.passes.go_to(header["position"])
         set_generator_state(header["random"])
 
     # -- being interrupted --

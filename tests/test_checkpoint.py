@@ -163,6 +163,27 @@ def test_a_stateful_layer(tmp_path, monkeypatch):
     check(make, tmp_path, monkeypatch, data, shuffle=False, crashes=[3, 8, 15])
 
 
+@pytest.mark.parametrize("at_each_step", [False, True])
+def test_windows(at_each_step, tmp_path, monkeypatch):
+    """In the middle of rows, too: the states that they are in go along."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(12, 9, 2)).astype("float32")
+    y = random.normal(size=(12, 9, 1) if at_each_step else (12, 1)).astype("float32")
+    models = []
+
+    def make():
+        minirnn.set_random_seed(3)
+        layer = GRU(3, stateful=True, return_sequences=at_each_step, dropout=0.1)
+        models.append(minirnn.Sequential([minirnn.Input((None, 2)), layer, Dense(1)]))
+        models[-1].compile("adam", "mse")
+        return models[-1]
+
+    def data():
+        return minirnn.Windows(models[-1], x, y, window=4, batch_size=5), None
+
+    check(make, tmp_path, monkeypatch, data, crashes=[2, 3, 5, 6, 8])
+
+
 @pytest.mark.parametrize("steps", [None, 3, 11])
 def test_a_data_set(steps, tmp_path, monkeypatch):
     """With orders of its own, and read ahead."""
