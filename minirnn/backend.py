@@ -135,7 +135,8 @@ def to_host(array: Any) -> np.ndarray:
     """A NumPy array; no copy if it is one already."""
     if isinstance(array, np.ndarray):
         return array
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    on_device = hasattr(array, "get") and not hasattr(array, "keys")  # as dicts and tables have
+    return array.get() if on_device else np.asarray(array)
 
 
 def sum_runs(rows: Array, starts: np.ndarray) -> Array:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minirnn.backend import Array, floatx, to_device, to_host, xp
+from minirnn.checks import flag, text
 from minirnn.packing import Mask
 
 Shape = tuple[int | None, ...]
@@ -63,9 +64,10 @@ class Layer:
             raise TypeError(
                 f"{type(self).__name__}: there is no argument {', '.join(unknown)}{hint}"
             )
+        name = None if name is None else text("name", name)
         self.name = name or snake_case(type(self).__name__)
         self.named_by_user = name is not None
-        self.trainable = trainable
+        self.trainable = flag("trainable", trainable)
         self.built = False
         self._weights: dict[str, Array] = {}
 
@@ -229,7 +231,7 @@ class Layer:
         arguments = dict(config)
         trainable = arguments.pop("trainable", True)
         layer = cls(**arguments)
-        layer.trainable = trainable
+        layer.trainable = flag("trainable", trainable)
         return layer
 
     def __repr__(self) -> str:

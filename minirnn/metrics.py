@@ -21,9 +21,13 @@ import numpy as np
 
 from minirnn import losses
 from minirnn.backend import Array, to_device, to_host, xp
+from minirnn.checks import host_array, number, numbers, text, whole_number
 from minirnn.lookup import by_name
 from minirnn.losses import Elements, Loss
 from minirnn.packing import Mask
+
+
+MOST_CLASSES = 5_000  # of a confusion matrix, which has as many rows as columns
 
 
 class Metric:
@@ -40,6 +44,7 @@ class Metric:
     ranks_only = False
 
     def __init__(self, name: str | None = None) -> None:
+        name = None if name is None else text("name", name)
         self.name = name or next(key for key, kind in METRICS.items() if kind is type(self))
         self.reset()
 
@@ -55,7 +60,7 @@ class Metric:
         mask: Mask | np.ndarray | None = None,
     ) -> None:
         """Take a batch in. Arguments and errors are those of `Loss.forward`."""
-        batch = Elements(y_true, to_device(y_pred), self.sparse, sample_weight, mask)
+        batch = Elements(y_true, y_pred, self.sparse, sample_weight, mask)
         values = self.values(batch.y_true, batch.y_pred)
         if batch.weights is None:
             self.add(values.sum(dtype=xp.float64), len(batch.y_pred))
@@ -110,7 +115,7 @@ class BinaryAccuracy(Metric):
 
     def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
         super().__init__(name)
-        self.threshold = threshold
+        self.threshold = number("threshold", threshold)
 
     def values(self, y_true: np.ndarray, y_pred: Array) -> Array:
         return ((y_pred > self.threshold) == to_device(y_true)).mean(axis=1)
@@ -124,7 +129,7 @@ class SparseTopKCategoricalAccuracy(Metric):
 
     def __init__(self, k: int = 5, name: str | None = None) -> None:
         super().__init__(name)
-        self.k = k
+        self.k = whole_number("k", k)
 
     def values(self, y_true: np.ndarray, y_pred: Array) -> Array:
         labels = to_device(y_true)
@@ -160,7 +165,8 @@ class Accuracy(Metric):
         sample_weight: Any = None,
         mask: Mask | np.ndarray | None = None,
     ) -> None:
-        shape = np.shape(y_true)
+        y_true, y_pred = host_array("y_true", y_true), numbers("y_pred", y_pred)
+        shape = y_true.shape
         if y_pred.shape[-1] == 1:
             chosen: type[Metric] = BinaryAccuracy
         elif len(shape) < y_pred.ndim or shape[-1] == 1:
@@ -225,7 +231,9 @@ def confusion_matrix(y_true: Any, y_pred: Any, classes: int) -> np.ndarray:
     array([[1, 0],
            [1, 1]])
     """
-    true, predicted = to_host(y_true), to_host(y_pred)
+    true, predicted = host_array("y_true", y_true), host_array("y_pred", y_pred)
+    if whole_number("classes", classes) > MOST_CLASSES:
+        raise ValueError(f"classes: expected at most {MOST_CLASSES:,}, received {classes}")
     if true.ndim != 1 or true.shape != predicted.shape:
         raise ValueError(
             "y_true, y_pred: expected class numbers of one shape (N,), "

@@ -372,6 +372,8 @@ class Sequential(Layer):
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs of one batch, on the host."""
+        if not hasattr(x, "__len__") or (hasattr(x, "shape") and not x.shape):
+            raise TypeError(f"x: expected a batch of rows, received {x!r}")
         return training.predict(self, x, batch_size=len(x))
 
     # -- describing and storing --

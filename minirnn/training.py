@@ -19,7 +19,7 @@ import numpy as np
 from minirnn.backend import memory_errors, to_host, xp
 from minirnn.batches import ArrayBatches, Batch, batches
 from minirnn.callbacks import Callback, History
-from minirnn.checks import whole_number
+from minirnn.checks import number, whole_number
 from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
@@ -362,6 +362,10 @@ def prepared(
             weight = weight[:, 0]
         if weight is not None and weight.ndim < by_class.ndim:
             weight = weight[:, None]  # a weight per row, for labels per step
+        elif weight is not None and weight.ndim > by_class.ndim:
+            raise ValueError(
+                f"sample_weight: expected one weight per row, received shape {weight.shape}"
+            )
         weight = by_class if weight is None else by_class * weight
     return x, y, weight
 
@@ -380,7 +384,7 @@ def weights_by_class(y: np.ndarray, class_weight: Mapping[int, float]) -> np.nda
         y = y[..., 0]
     weights = np.ones(y.shape, dtype=np.float32)
     for label, factor in class_weight.items():
-        weights[y == label] = factor
+        weights[y == label] = number(f"class_weight[{label}]", factor)
     return weights
 
 
@@ -412,7 +416,7 @@ class Progress:
     """
 
     def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
-        if verbose not in ("auto", 0, 1, 2):
+        if not isinstance(verbose, (str, int)) or verbose not in ("auto", 0, 1, 2):
             raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
         on_terminal = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook shows bars
         self.title = title
