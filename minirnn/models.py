@@ -23,6 +23,7 @@ from minirnn.backend import Array
 from minirnn.base import Layer, Shape
 from minirnn.batches import batches
 from minirnn.callbacks import Callback, History
+from minirnn.checks import flag
 from minirnn.layers import Bidirectional, Embedding, Input, OneHot
 from minirnn.lookup import by_name
 from minirnn.metrics import Metric
@@ -395,10 +396,12 @@ class Sequential(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Sequential:
         """An equal model with new weights."""
-        model = cls([saving.revive(layer) for layer in config["layers"]], name=config["name"])
-        model.trainable = config["trainable"]
-        if config["input_shape"] is not None:
-            model.input_shape = tuple(config["input_shape"])
+        stored, name, trainable, shape = saving.fields(
+            "Sequential", config, "layers", "name", "trainable", "input_shape"
+        )
+        model = cls(saving.made_layers("Sequential", stored), name=name)
+        model.trainable = flag("trainable", trainable)
+        model.input_shape = saving.shape_of("Sequential", shape) or model.input_shape
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -18,8 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minirnn import activations, initializers, layers, losses, optimizers
-from minirnn.backend import to_host
-from minirnn.base import Layer
+from minirnn.backend import to_host, xp
+from minirnn.base import Layer, Shape
+from minirnn.initializers import blank_weights
 from minirnn.lookup import by_name
 from minirnn.metrics import METRICS, Metric
 
@@ -93,10 +95,45 @@ def revive(value: Any) -> Any:
         return value
     if set(value) != {"class", "config"}:
         return {key: revive(item) for key, item in value.items()}
-    if value["class"] not in CLASSES:
+    if not isinstance(value["class"], str) or value["class"] not in CLASSES:
         raise FileFormatError(f"unknown class {value['class']!r}")
     made, config = CLASSES[value["class"]], revive(value["config"])
+    if not isinstance(config, dict):
+        raise FileFormatError(f"{value['class']}: expected a configuration, found {config!r:.80}")
     return made.from_config(config) if issubclass(made, Layer) else made(**config)
+
+
+def fields(kind: str, config: Mapping[str, Any], *names: str) -> list[Any]:
+    """The values of a configuration under these names, each of which it must have.
+
+    Raises:
+        FileFormatError: if one is missing.
+    """
+    if not isinstance(config, Mapping):
+        raise FileFormatError(f"{kind}: expected a configuration, found {config!r:.80}")
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise FileFormatError(f"{kind}: the configuration lacks {', '.join(missing)}")
+    return [config[name] for name in names]
+
+
+def made_layers(kind: str, stored: Any) -> list[Layer]:
+    """The layers of a list of descriptions."""
+    if not isinstance(stored, list):
+        raise FileFormatError(f"{kind}: expected a list of layers, found {stored!r:.80}")
+    return [revive(layer) for layer in stored]
+
+
+def shape_of(kind: str, stored: Any) -> Shape | None:
+    """An input shape, as JSON has it."""
+    if stored is None:
+        return None
+    sizes = isinstance(stored, (list, tuple)) and all(
+        size is None or (type(size) is int and 0 <= size < 2**63) for size in stored
+    )
+    if not sizes:
+        raise FileFormatError(f"{kind}: expected an input shape, found {stored!r:.80}")
+    return tuple(stored)
 
 
 def of_ours(value: Any, table: Mapping[str, type]) -> Any:
@@ -197,7 +234,8 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
             raise FileFormatError(f"unknown class {header['class']!r}")
         model_class = MODELS[header["class"]] if "class" in header else model_class
         model = model_class.from_config(header["model"])
-        model.build()
+        with blank_weights(sum(v.size for k, v in arrays.items() if k.startswith("weights/"))):
+            model.build()
         fill(model, arrays)
         if "training" in header:
             resume(model, header, arrays)
@@ -205,6 +243,13 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
         raise FileFormatError(f"{path}: {error}") from None
     except DAMAGE as error:
         raise FileFormatError(f"{path}: the configuration is damaged ({error!r})") from error
+    broken = [key for key, value in model.params.items() if not bool(xp.isfinite(value).all())]
+    if broken:
+        warnings.warn(
+            f"{path}: not finite, but NaN or infinite, are numbers in the weights "
+            f"{', '.join(broken)}; what this model computes is no answer",
+            stacklevel=3,
+        )
     return model
 
 
@@ -243,7 +288,9 @@ def check_header(path: str) -> None:
             raise FileFormatError("this is no model file, or it is damaged (header too long)")
         try:
             json.loads(file.read(length), object_pairs_hook=once)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        except FileFormatError:
+            raise
+        except (ValueError, RecursionError):  # also a number of more digits than Python reads
             raise FileFormatError("this is no model file, or it is damaged (header)") from None
 
 

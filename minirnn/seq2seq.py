@@ -45,7 +45,7 @@ from minirnn.backend import Array, memory_errors, xp
 from minirnn.base import Layer, Shape
 from minirnn.batches import ArrayBatches, batches
 from minirnn.callbacks import History
-from minirnn.checks import whole_number
+from minirnn.checks import flag, whole_number
 from minirnn.encoder_decoder import Decoder, Encoder, check_states
 from minirnn.models import Sequential, TrainingParts, without_activation
 from minirnn.packing import Mask
@@ -321,13 +321,14 @@ class Seq2Seq(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Seq2Seq:
         """An equal model with new weights."""
-        halves = (
-            [saving.revive(layer) for layer in config[half]] for half in ("encoder", "decoder")
-        )
-        model = cls(*halves, config["start"], config["end"], name=config["name"])
-        model.trainable = config["trainable"]
-        if config["input_shape"] is not None:
-            model.input_shape = tuple(config["input_shape"])
+        encoder, decoder, start, end, name, trainable, shape = saving.fields(
+            "Seq2Seq", config, *("encoder", "decoder", "start", "end", "name", "trainable"),
+            "input_shape",
+        )  # fmt: skip
+        halves = (saving.made_layers("Seq2Seq", half) for half in (encoder, decoder))
+        model = cls(*halves, start, end, name=name)
+        model.trainable = flag("trainable", trainable)
+        model.input_shape = saving.shape_of("Seq2Seq", shape)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -250,6 +250,8 @@ def mutated_once(draw: Draw, value: Any, keys: Sequence[str]) -> Any:
 
 def walk(value: Any) -> Any:
     """All `(holder, key)` of a JSON value."""
+    if not isinstance(value, (dict, list)):
+        return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, part in items:
         yield value, key
