@@ -74,7 +74,7 @@ def set_backend(name: str, argument: str = "backend") -> str:
     Raises:
         ValueError: for any other name.
     """
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"{argument}: expected one of {', '.join(BACKENDS)}; received {name!r}")
     if name == "numpy":
         xp.use(np)
@@ -196,7 +196,7 @@ def set_floatx(dtype: Any) -> None:
     """
     global _floatx
     for chosen in (np.dtype("float32"), np.dtype("float64")):
-        if dtype is not None and (dtype == chosen.name or dtype == chosen):
+        if isinstance(dtype, (str, type, np.dtype)) and dtype == chosen:
             _floatx = chosen
             return
     raise ValueError(f"floatx: expected float32 or float64, received {dtype!r}")
@@ -210,7 +210,10 @@ _generator = np.random.default_rng()
 def set_random_seed(seed: int) -> None:
     """Seed all that minirnn draws: weights, dropout, shuffling. Same seed, same numbers."""
     global _generator
-    _generator = np.random.default_rng(seed)
+    try:
+        _generator = np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"seed: expected a whole number from 0 up, received {seed!r}") from None
 
 
 def generator() -> np.random.Generator:

@@ -136,7 +136,8 @@ def with_dtype(name: str, x: Any) -> Array:
     Raises:
         TypeError: as `host_array`.
     """
-    return x if hasattr(x, "dtype") and not isinstance(x, np.ma.MaskedArray) else host_array(name, x)
+    known = hasattr(x, "dtype") and not isinstance(x, np.ma.MaskedArray)
+    return x if known else host_array(name, x)
 
 
 def listed(name: str, values: Any, of: type | tuple[type, ...] = object) -> Any:
@@ -146,7 +147,7 @@ def listed(name: str, values: Any, of: type | tuple[type, ...] = object) -> Any:
         TypeError: if it is not.
     """
     rows = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
-    if not rows or not np.shape(values) if isinstance(values, np.ndarray) else not rows:
+    if not rows or getattr(values, "shape", None) == ():
         raise TypeError(f"{name}: expected a list, received {values!r:.80}")
     if of is not object and not all(isinstance(value, of) for value in values):
         raise TypeError(f"{name}: expected a list of {of}, received {values!r:.80}")

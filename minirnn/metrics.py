@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 
 from minirnn import losses
-from minirnn.backend import Array, to_device, to_host, xp
+from minirnn.backend import Array, to_device, xp
 from minirnn.checks import host_array, number, numbers, text, whole_number
 from minirnn.lookup import by_name
 from minirnn.losses import Elements, Loss
 from minirnn.packing import Mask
-
 
 MOST_CLASSES = 5_000  # of a confusion matrix, which has as many rows as columns
 
@@ -239,14 +238,14 @@ def confusion_matrix(y_true: Any, y_pred: Any, classes: int) -> np.ndarray:
             "y_true, y_pred: expected class numbers of one shape (N,), "
             f"received {true.shape} and {predicted.shape}"
         )
-    for name, numbers in (("y_true", true), ("y_pred", predicted)):
-        if numbers.dtype.kind not in "iu" and numbers.size:
-            raise ValueError(f"{name}: expected class numbers, received {numbers.dtype}")
-        bad = np.flatnonzero((numbers < 0) | (numbers >= classes))
+    for name, labels in (("y_true", true), ("y_pred", predicted)):
+        if labels.dtype.kind not in "iu" and labels.size:
+            raise ValueError(f"{name}: expected class labels, received {labels.dtype}")
+        bad = np.flatnonzero((labels < 0) | (labels >= classes))
         if bad.size:
             raise ValueError(
                 f"{name}: expected each number to be one of the {classes} classes, 0 to "
-                f"{classes - 1}; received {numbers[bad[0]].item()} in row {bad[0]}"
+                f"{classes - 1}; received {labels[bad[0]].item()} in row {bad[0]}"
             )
     pairs = true.astype(np.int64) * classes + predicted.astype(np.int64)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

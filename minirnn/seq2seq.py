@@ -45,7 +45,7 @@ from minirnn.backend import Array, memory_errors, xp
 from minirnn.base import Layer, Shape
 from minirnn.batches import ArrayBatches, batches
 from minirnn.callbacks import History
-from minirnn.checks import flag, whole_number
+from minirnn.checks import flag, listed, number, whole_number
 from minirnn.encoder_decoder import Decoder, Encoder, check_states
 from minirnn.models import Sequential, TrainingParts, without_activation
 from minirnn.packing import Mask
@@ -86,6 +86,8 @@ class Seq2Seq(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
+        for half, stack in (("encoder", encoder), ("decoder", decoder)):
+            listed(half, stack, Layer)
         shared = [layer for layer in decoder if any(layer is other for other in encoder)]
         if shared:
             raise ValueError(f"{shared[0].name}: this very layer is in the encoder already")
@@ -93,12 +95,13 @@ class Seq2Seq(Layer):
         self.decoder = Decoder(decoder, name="decoder")
         check_states(self.encoder, self.decoder)
         ids = range(1, self.decoder.limit)
+        start, end = whole_number("start", start), whole_number("end", end)
         if start not in ids or end not in ids or start == end:
             raise ValueError(
                 f"start, end: expected two different ids from 1 to {self.decoder.limit - 1}, which "
                 f"{self.decoder.layers[0].name} takes; received {start!r} and {end!r}"
             )
-        self.start, self.end = int(start), int(end)
+        self.start, self.end = start, end
         self.input_shape: Shape | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.stop_training = False
@@ -226,7 +229,7 @@ class Seq2Seq(Layer):
                 `Sequential.fit`.
         """
         data = batches(x, y, sample_weight, batch_size, shuffle)
-        if validation_split:
+        if number("validation_split", validation_split):
             if validation_data is not None or not isinstance(data, ArrayBatches):
                 raise ValueError(
                     "validation_split: goes with arrays only, and without validation_data"

@@ -205,7 +205,7 @@ def fit(
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
-    if validation_split and validation_data is not None:
+    if number("validation_split", validation_split) and validation_data is not None:
         raise ValueError("fit: give validation_split or validation_data, not both")
     data = batches(x, y, sample_weight, batch_size, shuffle, model.vectorizer)
     validation = None

@@ -145,7 +145,8 @@ class Dense(Layer):
         da = dy = steps.take(dy)
         if self.activation is not activations.linear:
             da = self.activation.backward(dy, y)  #             2   da = dy ⊙ activation'(a)
-        flat_x, flat_da = x.reshape(-1, W.shape[0]), da.reshape(-1, self.units)
+        flat_da = da.reshape(-1, self.units)
+        flat_x = x.reshape(len(flat_da), W.shape[0])
         grads = {"kernel": flat_x.T @ flat_da}  #               1   dW = xᵀ da
         if self.use_bias:
             grads["bias"] = flat_da.sum(axis=0)  #              1   db = Σ da

@@ -34,7 +34,21 @@ def path_of(name: str, content: bytes) -> Path:
 
 # --- CSV ------------------------------------------------------------------------------------------
 
-FIELDS = ("1", "4", "0", "5", " 1", "", "oil", 'a "quoted" word', "two\nlines", "a,b", "é", "\x00", "\ufeff")
+FIELDS = (
+    "1",
+    "4",
+    "0",
+    "5",
+    " 1",
+    "",
+    "oil",
+    'a "quoted" word',
+    "two\nlines",
+    "a,b",
+    "é",
+    "\x00",
+    "\ufeff",
+)
 ENDS = ("\n", "\r\n", "\r", "")
 
 
@@ -113,12 +127,28 @@ def dataset_chains(draw: Draw) -> None:
     """A chain of methods gives what the same chain of list operations gives."""
     dataset, rows = draw(st.sampled_from(SOURCES))()
     for _ in range(draw(st.integers(1, 4))):
-        method = draw(st.sampled_from(["take", "skip", "repeat", "enumerate", "concatenate", "cache", "shuffle", "prefetch", "filter", "batch", "zip"]))
+        method = draw(
+            st.sampled_from(
+                [
+                    "take",
+                    "skip",
+                    "repeat",
+                    "enumerate",
+                    "concatenate",
+                    "cache",
+                    "shuffle",
+                    "prefetch",
+                    "filter",
+                    "batch",
+                    "zip",
+                ]
+            )
+        )
         made, rows = link(draw, dataset, rows, method)
         if refused(made):
             return
         dataset = made
-        if rows is None:
+        if rows is None or method == "shuffle":
             break
     got = ask(lambda: list(itertools.islice(dataset, 200)))
     if refused(got) or rows is None:
@@ -145,7 +175,9 @@ def link(draw: Draw, dataset: Dataset, rows: list, method: str) -> tuple[Any, li
             endless = count is None or count == -1
             return made, rows * (200 if endless or count > 200 else int(count))
         n = int(count)
-        return made, {"take": rows[:n], "skip": rows[n:], "enumerate": list(enumerate(rows, n))}[method]
+        return made, {"take": rows[:n], "skip": rows[n:], "enumerate": list(enumerate(rows, n))}[
+            method
+        ]
     if method == "concatenate":
         other = either(draw, (lambda: dataset,), 6)
         return ask(dataset.concatenate, other), rows + rows
@@ -170,13 +202,17 @@ def link(draw: Draw, dataset: Dataset, rows: list, method: str) -> tuple[Any, li
         boundaries = either(draw, ([2], [1, 3], []), 6)
         sizes = either(draw, ([2, 2], [1, 1, 1], [2]), 6)
         options = arguments(draw, {"pad_to_bucket_boundary": FLAGS, "drop_remainder": FLAGS})
-        length = draw(st.sampled_from([len, lambda *row: 2, lambda *row: "2", lambda *row: -1, None]))
+        length = draw(
+            st.sampled_from([len, lambda *row: 2, lambda *row: "2", lambda *row: -1, None])
+        )
         if length is len:  # what a function of the user's does is the user's
             length = lambda *row: np.size(row[0])  # noqa: E731
         return ask(dataset.bucket_by_sequence_length, length, boundaries, sizes, **options), None
     options = {"drop_remainder": either(draw, FLAGS, 6)}
     if how == "padded_batch":
-        options |= arguments(draw, {"padded_shapes": (None, [None], [4]), "padding_values": (None, 0, 1)})
+        options |= arguments(
+            draw, {"padded_shapes": (None, [None], [4]), "padding_values": (None, 0, 1)}
+        )
     return ask(getattr(dataset, how), size, **options), None
 
 
@@ -185,7 +221,9 @@ def dataset_sources(draw: Draw) -> None:
     kind = draw(st.sampled_from(["from_tensor_slices", "from_rows", "from_generator"]))
     source = junk(draw) if draw(st.booleans()) else array(draw, ((4,), (3, 2)))
     if kind == "from_generator" and callable(source):
-        source = draw(st.sampled_from([lambda: [1, 2], lambda: 3, lambda: None, lambda: iter("ab")]))
+        source = draw(
+            st.sampled_from([lambda: [1, 2], lambda: 3, lambda: None, lambda: iter("ab")])
+        )
     if kind == "from_tensor_slices" and draw(st.booleans()):
         other = array(draw, ((4,), (3, 2)))
         source = draw(st.sampled_from([(source, other), {"x": source, "y": other}]))
@@ -247,7 +285,11 @@ def texts(draw: Draw) -> None:
         if not given and all(type(line) is str for line in lines):
             words = Counter(w for line in lines for w in naive_tokens(line, *plain(layer)))
             expected = sorted(words, key=lambda w: (words[w], w.encode()), reverse=True)
-            require(layer.get_vocabulary() == ["", "[UNK]", *[w for w in expected if w != "[UNK]"]], "another vocabulary", lines)
+            require(
+                layer.get_vocabulary() == ["", "[UNK]", *[w for w in expected if w != "[UNK]"]],
+                "another vocabulary",
+                lines,
+            )
     ids = ask(layer, lines)
     ask(layer.get_config)
     if refused(ids) or type(lines) is not list or any(type(line) is not str for line in lines):
@@ -255,12 +297,20 @@ def texts(draw: Draw) -> None:
     for line in lines:
         tokens = ask(layer.tokens, line)
         if layer.standardize != "unicode" and layer.ngrams is None:
-            require(tokens == naive_tokens(line, *plain(layer)), "other tokens", line, tokens, given)
+            require(
+                tokens == naive_tokens(line, *plain(layer)), "other tokens", line, tokens, given
+            )
     if layer.output_mode == "int" and layer.ngrams is None and layer.standardize != "unicode":
         place = {word: i for i, word in enumerate(layer.get_vocabulary())}
         for row, line in zip(ids, lines, strict=True):
             wanted = [place.get(t, 1) for t in naive_tokens(line, *plain(layer))][: ids.shape[1]]
-            require(row.tolist() == wanted + [0] * (len(row) - len(wanted)), "other ids", line, row, wanted)
+            require(
+                row.tolist() == wanted + [0] * (len(row) - len(wanted)),
+                "other ids",
+                line,
+                row,
+                wanted,
+            )
 
 
 def plain(layer: TextVectorization) -> tuple[Any, Any]:
@@ -269,7 +319,10 @@ def plain(layer: TextVectorization) -> tuple[Any, Any]:
 
 def vocabularies(draw: Draw) -> None:
     """Vocabularies of any words."""
-    words: Any = [draw(st.sampled_from(["oil", "", "[UNK]", "é", "\udc80", "a b", b"oil", 3, None])) for _ in range(draw(st.integers(0, 4)))]
+    words: Any = [
+        draw(st.sampled_from(["oil", "", "[UNK]", "é", "\udc80", "a b", b"oil", 3, None]))
+        for _ in range(draw(st.integers(0, 4)))
+    ]
     if draw(st.integers(0, 5)) == 0:
         words = junk(draw)
     layer = ask(TextVectorization, vocabulary=words)
@@ -289,7 +342,9 @@ PADDING = {
 
 def padding(draw: Draw) -> None:
     """`pad_sequences` of anything."""
-    rows = either(draw, ([[1], [2, 3]], [], [[]], [[1, 2, 3]], [np.ones((2, 3)), np.ones((1, 3))]), 3)
+    rows = either(
+        draw, ([[1], [2, 3]], [], [[]], [[1, 2, 3]], [np.ones((2, 3)), np.ones((1, 3))]), 3
+    )
     given = arguments(draw, PADDING)
     padded = ask(pad_sequences, rows, **given)
     if not refused(padded):
@@ -305,7 +360,13 @@ def vector_files(draw: Draw) -> None:
     """A file of vectors: words and finite numbers, or the file and the line that is wrong."""
     lines = []
     if draw(st.booleans()):
-        lines.append(draw(st.sampled_from(["2 2", "3 2", "0 2", "2 0", "9999999999999 2", "2 99999999999999999999"])))
+        lines.append(
+            draw(
+                st.sampled_from(
+                    ["2 2", "3 2", "0 2", "2 0", "9999999999999 2", "2 99999999999999999999"]
+                )
+            )
+        )
     for _ in range(draw(st.integers(0, 3))):
         word = draw(st.sampled_from(["oil", "rain", "a b", "", "é", "3", "\u00a0"]))
         count = draw(st.sampled_from([2, 2, 2, 1, 3]))
@@ -325,7 +386,9 @@ def vector_files(draw: Draw) -> None:
     if refused(read):
         return
     words, table = read
-    require(table.shape[0] == len(words) and bool(np.isfinite(table).all()), "vectors", content, read)
+    require(
+        table.shape[0] == len(words) and bool(np.isfinite(table).all()), "vectors", content, read
+    )
 
 
 def vector_arguments(draw: Draw) -> None:
@@ -335,7 +398,9 @@ def vector_arguments(draw: Draw) -> None:
     kind = draw(st.integers(0, 2))
     if kind == 0:
         layer = TextVectorization(vocabulary=["oil", "snow"])
-        made = ask(vectors.embedding_matrix, layer, words, table, either(draw, ("zeros", "mean", "random")))
+        made = ask(
+            vectors.embedding_matrix, layer, words, table, either(draw, ("zeros", "mean", "random"))
+        )
         if not refused(made):
             require(made[0].shape[0] == 4, "a word has no row", words, made)
     elif kind == 1:
@@ -343,7 +408,15 @@ def vector_arguments(draw: Draw) -> None:
         found = ask(vectors.nearest, word, words, table, either(draw, (1, 2, 10)))
         if not refused(found) and np.isfinite(np.asarray(table, float)).all():
             ok = all(np.isfinite(cosine) for _, cosine in found)
-            require(ok or not np.isfinite(np.asarray(word, float)).all() if not isinstance(word, str) else ok, "NaN", word, table, found)
+            require(
+                ok or not np.isfinite(np.asarray(word, float)).all()
+                if not isinstance(word, str)
+                else ok,
+                "NaN",
+                word,
+                table,
+                found,
+            )
     else:
         path = Path(FOLDER.name, "saved.txt")
         saved = ask(vectors.save_vectors, path, words, table, either(draw, FLAGS))

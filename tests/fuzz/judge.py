@@ -81,7 +81,7 @@ def refused(answer: Any) -> bool:
 
 
 def why_not_named(error: BaseException, about: tuple[str, ...]) -> str:
-    """What is wrong with an error; an empty text if it is one of ours, and says what it is about."""
+    """What is wrong with an error; an empty text if it is ours and says what it is about."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     if SIGNATURE.match(str(error)):
         return ""  # Python itself names the argument
@@ -118,7 +118,7 @@ def brief(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def limits(seconds: float = SECONDS, extra: int = BYTES) -> Iterator[None]:
+def limits(seconds: float | None = None, extra: int = BYTES) -> Iterator[None]:
     """Ends what takes too long by `Hang`, and what takes too much memory by `MemoryError`."""
     timed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
@@ -128,7 +128,7 @@ def limits(seconds: float = SECONDS, extra: int = BYTES) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, ring) if timed else None
     with bounded_memory(extra):
         if timed:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_REAL, seconds or SECONDS)
         try:
             yield
         finally:
@@ -164,7 +164,9 @@ def require(right: bool, message: str, *values: Any) -> None:
         raise Finding(f"{message}: {', '.join(map(brief, values))}")
 
 
-def require_close(answer: Any, expected: Any, message: str, *values: Any, rtol: float = 1e-4) -> None:
+def require_close(
+    answer: Any, expected: Any, message: str, *values: Any, rtol: float = 1e-4
+) -> None:
     answer, expected = np.asarray(answer), np.asarray(expected)
     close = answer.shape == expected.shape and np.allclose(
         answer, expected, rtol=rtol, atol=1e-5 * max(1, scale(expected)), equal_nan=True

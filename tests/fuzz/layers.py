@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fuzz import values
 from fuzz.judge import ask, clean, refused, require, require_close
-from fuzz.values import Draw, array, arguments, either, junk
+from fuzz.values import Draw, arguments, array, either, junk
 from minirnn import activations, initializers, layers, saving
 from minirnn.models import Sequential
 from minirnn.packing import Mask
@@ -21,7 +21,11 @@ SIZES = (1, 2, 3)
 FLAGS = (False, True)
 SHARES = (0.0, 0.5, 0.9)
 ACTIVATIONS = (*activations.NAMES, activations.tanh, None)
-INITIALIZERS = (*initializers.NAMES, lambda: initializers.Constant(0.5), lambda: initializers.Zeros())
+INITIALIZERS = (
+    *initializers.NAMES,
+    lambda: initializers.Constant(0.5),
+    lambda: initializers.Zeros(),
+)
 SEEDS = (None, 0, 7)
 NAMES = (None, "a", "b c")
 BASE = {"name": NAMES, "trainable": FLAGS}
@@ -43,7 +47,11 @@ WALK = {
     "dropout": SHARES,
     "recurrent_dropout": SHARES,
 }
-INNER = (lambda: layers.LSTM(2), lambda: layers.GRU(1, return_sequences=True), lambda: layers.Dense(2))
+INNER = (
+    lambda: layers.LSTM(2),
+    lambda: layers.GRU(1, return_sequences=True),
+    lambda: layers.Dense(2),
+)
 
 # class → its arguments with good values, and the shapes of what it is called with
 ARGUMENTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -75,7 +83,10 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "Flatten": ({}, (2, 4, 3)),
     "GlobalAveragePooling1D": ({}, (2, 4, 3)),
     "GlobalMaxPooling1D": ({}, (2, 4, 3)),
-    "Input": ({"shape": ((), (None,), (None, 3)), "batch_size": (None, 2), "dtype": (None, "int32")}, (2, 3)),
+    "Input": (
+        {"shape": ((), (None,), (None, 3)), "batch_size": (None, 2), "dtype": (None, "int32")},
+        (2, 3),
+    ),
     "LSTMCell": (GATED | {"unit_forget_bias": FLAGS}, ()),
     "GRUCell": (GATED, ()),
     "GRUCellResetBefore": (GATED, ()),
@@ -87,7 +98,7 @@ REQUIRED_OF = {"Activation": {"activation"}}
 
 def layer_arguments(draw: Draw) -> None:
     """A layer is made with the arguments or says what is wrong with one of them; once it is made,
-    it computes finite numbers of the shape that it promised, and its configuration makes it anew."""
+    it computes finite numbers of the shape it promised, and its configuration makes another."""
     kind = draw(st.sampled_from(list(ARGUMENTS)))
     known, sizes = ARGUMENTS[kind]
     given = arguments(draw, known | (BASE if not kind.endswith(("Cell", "Before")) else {}))
@@ -110,23 +121,34 @@ def layer_arguments(draw: Draw) -> None:
         promised = ask(layer.compute_output_shape, sizes)
         first = y[0] if isinstance(y, tuple) else y
         if not isinstance(y, tuple):
-            require(promised == first.shape, f"{kind} gave another shape", given, promised, first.shape)
+            require(
+                promised == first.shape, f"{kind} gave another shape", given, promised, first.shape
+            )
         states = y if isinstance(y, tuple) else (y,)
         finite = all(bool(np.isfinite(part).all()) for part in states)
-        runs_off = {"relu", "elu", "softplus", "exponential", "linear", None} & set(functions_in(given))
+        runs_off = {"relu", "elu", "softplus", "exponential", "linear", None} & set(
+            functions_in(given)
+        )
         small = clean(*layer.params.values())
         require(finite or runs_off or not small, f"{kind} gave NaN", given)
     if not refused(config):
         again = ask(saving.revive, config)
         require(not refused(again), f"{kind} cannot be made of its configuration", given, again)
-        second, third = (saving.describe(again), saving.describe(saving.revive(saving.describe(again))))
+        second, third = (
+            saving.describe(again),
+            saving.describe(saving.revive(saving.describe(again))),
+        )
         require(repr(second) == repr(third), f"{kind} changed its configuration", second, third)
 
 
 def functions_in(given: dict[str, Any]) -> list[Any]:
     """The activations that a layer was given; those without a bound may grow past all numbers."""
     names = [given.get(key) for key in ("activation", "recurrent_activation")]
-    return [name for name in names if isinstance(name, str | None)] if "activation" in given or "recurrent_activation" in given else []
+    return (
+        [name for name in names if isinstance(name, str | None)]
+        if "activation" in given or "recurrent_activation" in given
+        else []
+    )
 
 
 # --- what they are given --------------------------------------------------------------------------
@@ -185,7 +207,13 @@ def layer_inputs(draw: Draw) -> None:
     kind = draw(st.sampled_from(KINDS))
     layer = made(kind)
     if kind in IDS:
-        x = array(draw, ((2, 4), (2, 1), (0, 3), (2, 0), (3,)), ("int32", "int64", "uint8", "float32"), 0, 5)
+        x = array(
+            draw,
+            ((2, 4), (2, 1), (0, 3), (2, 0), (3,)),
+            ("int32", "int64", "uint8", "float32"),
+            0,
+            5,
+        )
     else:
         x = array(draw, SHAPES, ("float32", "float32", "float64", "int32"))
     if draw(st.integers(0, 19)) == 0:
@@ -267,7 +295,11 @@ def initial_state(draw: Draw, layer: Any, rows: tuple[int, ...]) -> Any:
     if draw(st.integers(0, 5)) == 0:
         return junk(draw)
     states = [array(draw, sizes, ("float32", "float64")) for _ in range(count)]
-    return states[0] if count == 1 and draw(st.booleans()) else draw(st.sampled_from([tuple, list]))(states)
+    return (
+        states[0]
+        if count == 1 and draw(st.booleans())
+        else draw(st.sampled_from([tuple, list]))(states)
+    )
 
 
 # --- models of several layers ---------------------------------------------------------------------

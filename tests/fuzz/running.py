@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
 
+import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
@@ -17,54 +19,76 @@ Target = Callable[[Draw], None]
 
 
 def all_targets() -> dict[str, Target]:
-    from fuzz import data, files, functions, layers, training
+    from fuzz import command, data, files, functions, layers, losses, models, optimizers, training
 
-    modules = (layers, training, data, files, functions)
+    modules = (layers, losses, optimizers, training, data, models, files, functions, command)
     return {target.__name__: target for module in modules for target in module.TARGETS}
 
 
-def test_of(target: Target, cases: int, fixed: bool = True, collect: Counter | None = None):
-    """A Hypothesis test of `cases` cases. collect: findings are counted here by their first lines,
-    and do not stop it."""
+def test_of(target: Target, cases: int, seed: int, report: Callable | None = None) -> Callable:
+    """A Hypothesis test of about `cases` cases, the same ones for the same seed.
 
+    report: is told of each finding, which then does not stop the test.
+    """
+
+    @hypothesis.seed(seed)
     @settings(
         max_examples=cases,
-        derandomize=fixed,
         database=None,
         deadline=None,
-        phases=[Phase.generate] if collect is not None else [Phase.generate, Phase.shrink],
+        phases=[Phase.generate] if report else [Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
-        print_blob=False,
     )
     @given(st.data())
     def test(data):
-        ran[0] += 1
-        if collect is None:
-            target(data.draw)
-            return
+        test.ran += 1
         try:
             target(data.draw)
         except HypothesisException:
             raise
         except Exception as finding:
-            collect[signature(finding)] += 1
-            examples.setdefault(signature(finding), str(finding))
+            if report is None:
+                raise
+            report(finding)
 
-    ran = [0]
-    examples: dict[str, str] = {}
-    test.ran, test.examples = ran, examples
+    test.ran = 0
     return test
 
 
-def signature(finding: Exception) -> str:
+class Findings:
+    """Findings by their cause, and one example of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, finding: Exception) -> None:
+        cause = cause_of(finding)
+        self.counts[cause] += 1
+        if self.counts[cause] == 1:
+            text = str(finding) if isinstance(finding, Finding) else traceback.format_exc()
+            print(f"FINDING {cause}\n{text[:3000]}\n", flush=True)
+
+
+def cause_of(finding: Exception) -> str:
     """What findings of one cause have in common: where it came from, or what was required."""
-    lines = str(finding).splitlines()
     if not isinstance(finding, Finding):
-        return f"in the target: {traceback.format_exc()[-300:]}"
+        return f"in the target: {type(finding).__name__}: {str(finding)[:100]}"
+    lines = str(finding).splitlines()
     places = [line.strip() for line in lines if line.strip().startswith("File ")]
-    own = [p for p in places if "/minirnn/" in p]
-    head = lines[0]
     if not places:
-        return head.split(":")[0][:100]
-    kind = head.rpartition("): ")[2][:60]
-    return f"{kind} @ {(own or places)[-1]} | {lines[-1][:80]}"
+        return lines[0].split(":")[0][:100]
+    own = [place for place in places if "/minirnn/" in place]
+    return f"{(own or places)[-1]}: {lines[-1][:100]}"
+
+
+def run_guided(target: Target, seconds: int, folder: str) -> None:
+    """Let Atheris look for inputs that reach new branches of minirnn; it ends the process."""
+    import atheris
+
+    findings = Findings()
+    test_of(target, 20, 0, findings)()  # what is imported and compiled once does not count
+    test = test_of(target, 1, 0, findings)
+    options = ["-timeout=0", "-rss_limit_mb=0", f"-artifact_prefix={folder}/", folder]
+    arguments = [sys.argv[0], f"-max_total_time={seconds}", *options]
+    atheris.Setup(arguments, test.hypothesis.fuzz_one_input)
+    atheris.Fuzz()

@@ -35,10 +35,13 @@ class Sly:
 
 JUNK: tuple[Callable[[], Any], ...] = (
     *(lambda value=value: value for value in (*HUGE, *(-v for v in HUGE), *FLOATS, NAN)),
-    *(lambda value=value: value for value in (-NAN, -float("inf"), 0, 1, 2, 3, -1, -2, True, False)),
+    *(
+        lambda value=value: value
+        for value in (-NAN, -float("inf"), 0, 1, 2, 3, -1, -2, True, False)
+    ),
     *(lambda value=value: value for value in (None, "", "a", "tanh", "lstm", "é\udc80", b"", b"a")),
     lambda: "x" * 10_000,
-    lambda: [],
+    list,
     lambda: [1],
     lambda: [1, 2],
     lambda: [[1], [2, 3]],
@@ -46,7 +49,7 @@ JUNK: tuple[Callable[[], Any], ...] = (
     lambda: ["a", 1],
     lambda: (),
     lambda: (1, 2),
-    lambda: {},
+    dict,
     lambda: {"a": 1},
     lambda: {1, 2},
     lambda: 1j,
@@ -115,7 +118,10 @@ def arguments(draw: Draw, good: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 # --- arrays ---------------------------------------------------------------------------------------
 
-DTYPES = tuple("float32 float64 float16 int8 uint8 int32 int64 uint64 bool complex64 O U3 M8[s]".split())
+DTYPES = (
+    *("float32", "float64", "float16", "int8", "uint8", "int32", "int64", "uint64", "bool"),
+    *("complex64", "O", "U3", "M8[s]"),
+)
 ENDINGS = (">f4", ">i8", "longdouble", "S2", "m8[s]", "complex128")
 
 
@@ -132,18 +138,24 @@ def array(
 ) -> Any:
     """An array, mostly of one of `shapes` and `dtypes`, with numbers mostly from low to high; or
     what somebody may hand over in its place: a list, a view, a subclass, another byte order."""
-    sizes = draw(st.sampled_from(list(shapes))) if shapes and draw(st.integers(0, 5)) else shape(draw)
+    sizes = (
+        draw(st.sampled_from(list(shapes))) if shapes and draw(st.integers(0, 5)) else shape(draw)
+    )
     known = list(dtypes) if dtypes and draw(st.integers(0, 5)) else [*DTYPES, *ENDINGS]
     dtype = np.dtype(draw(st.sampled_from(known)))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     values = filled(rng, sizes, dtype, low, high)
     if values.size and dtype.kind in "fc" and draw(st.integers(0, 4)) == 0:
-        spoil = draw(st.sampled_from([NAN, float("inf"), -float("inf"), 1e30, -1e30, 1e4, -1e4, 1e-42]))
+        spoil = draw(
+            st.sampled_from([NAN, float("inf"), -float("inf"), 1e30, -1e30, 1e4, -1e4, 1e-42])
+        )
         with np.errstate(over="ignore"):
             values[tuple(rng.integers(n) for n in sizes)] = spoil
     if values.size and dtype.kind in "iu" and draw(st.integers(0, 6)) == 0:
         limit = np.iinfo(dtype)
-        values[tuple(rng.integers(n) for n in sizes)] = draw(st.sampled_from([limit.min, limit.max]))
+        values[tuple(rng.integers(n) for n in sizes)] = draw(
+            st.sampled_from([limit.min, limit.max])
+        )
     return disguised(draw, values)
 
 
@@ -162,7 +174,9 @@ def filled(
     values = np.asarray(rng.uniform(low, high, sizes))
     if dtype.kind == "O":
         return values.astype(object)
-    return np.asarray(values + 1j * rng.random(sizes) if dtype.kind == "c" else values).astype(dtype)
+    return np.asarray(values + 1j * rng.random(sizes) if dtype.kind == "c" else values).astype(
+        dtype
+    )
 
 
 def disguised(draw: Draw, values: np.ndarray) -> Any:
@@ -193,7 +207,21 @@ def disguised(draw: Draw, values: np.ndarray) -> Any:
 # --- texts ----------------------------------------------------------------------------------------
 
 WORDS = ("oil", "Oil!", "price", "rise-up", "É", "straße", "İ", "ǅ", "a\u00a0b", "\ufeff", "don't")
-SPACES = (" ", "  ", "\t", "\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x1f", "\x85", "\u2028", "\u3000", "")
+SPACES = (
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x1f",
+    "\x85",
+    "\u2028",
+    "\u3000",
+    "",
+)
 CHARACTERS = st.characters()  # halves of characters among them
 
 
