@@ -50,6 +50,7 @@ ON_DEVICE = "tests/test_on_device.py"
 GENERATION = "tests/test_generation.py"
 SEQ2SEQ = "tests/test_seq2seq.py"
 VECTORS = "tests/test_vectors.py"
+FUZZ = "tests/test_fuzz.py"
 
 
 # The tests that compare with other libraries, and the files whose numbers they compare.
@@ -1171,6 +1172,29 @@ ERRORS = [
         "slots = [table.take(chosen, axis=0) for table in self.tables]\n            moved -=",
         "slots = [table[: len(chosen)].copy() for table in self.tables]\n            moved -=",
         (OPTIMIZERS,),
+    ),
+    # --- bad input ---
+    Error(
+        "input: a weight larger than its file is made before it is refused",
+        "saving.py",
+        '        with blank_weights(sum(v.size for k, v in arrays.items() if k.startswith("weights/"))):\n'
+        "            model.build()\n",
+        "        model.build()\n",
+        (FUZZ,),
+    ),
+    Error(
+        "input: the mask of a masked array lost",
+        "checks.py",
+        "    if isinstance(values, np.ma.MaskedArray):\n",
+        "    if False:\n",
+        (FUZZ,),
+    ),
+    Error(
+        "input: a state of an optimizer taken as it comes",
+        "optimizers.py",
+        "        state = _checked_state(type(self).__name__, state)\n",
+        "        state = dict(state)\n",
+        (FUZZ,),
     ),
 ]
 
