@@ -10,7 +10,6 @@ import json
 import tarfile
 import warnings
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -402,26 +401,24 @@ def test_onnx_files_read_no_other_file(tmp_path, monkeypatch, place):
             onnx.run(given, x)
 
 
-@pytest.mark.parametrize(
-    "member", ["../escaped", "/tmp/minirnn-escaped", "way/../../escaped", "link"]
-)
+@pytest.mark.parametrize("member", ["../escaped", "absolute", "way/../../escaped", "link"])
 def test_an_archive_of_news_stays_in_its_folder(tmp_path, member):
     from minirnn.data import ag_news, tfds_source
 
     archive = tmp_path / "deep" / "news.tar.gz"
     archive.parent.mkdir()
     with tarfile.open(archive, "w:gz") as tar:
-        entry = tarfile.TarInfo(member)
+        entry = tarfile.TarInfo(str(tmp_path / "escaped") if member == "absolute" else member)
         if member == "link":
             entry.type, entry.linkname = tarfile.SYMTYPE, "../../../../etc"
         else:
             entry.size = 1
         tar.addfile(entry, io.BytesIO(b"x"))
     # A leading / is left out, which keeps the member inside; all else is refused.
-    if member.startswith("/"):
+    if member == "absolute":
         tfds_source._unpack(archive, archive.parent)
     else:
         with pytest.raises(ag_news.NewsDataError, match="cannot be unpacked"):
             tfds_source._unpack(archive, archive.parent)
     outside = [p for p in tmp_path.rglob("*escaped*") if "extracted" not in p.parts]
-    assert not outside and not Path("/tmp/minirnn-escaped").exists()
+    assert not outside
