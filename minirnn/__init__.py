@@ -20,6 +20,7 @@ from minirnn import (
     vectors,
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
+from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.generation import generate
 from minirnn.gradcheck import gradcheck
 from minirnn.invariance import check_padding_invariance
@@ -28,6 +29,7 @@ from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
 from minirnn.seq2seq import Seq2Seq
 from minirnn.training import NonFiniteError
+from minirnn.turns import ModelBusyError
 
 __version__ = "0.1.0"
 
@@ -42,8 +44,11 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointError",
     "FileFormatError",
     "Input",
+    "ModelBusyError",
     "NonFiniteError",
     "Seq2Seq",
     "Sequential",

@@ -13,8 +13,10 @@ or `auto`, which takes CuPy where a usable GPU answers) or by `set_backend`.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import importlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -39,8 +41,11 @@ class _ArrayModule:
         self.use(np)
 
     def use(self, module: ModuleType) -> None:
-        self.__dict__.clear()
-        self.__dict__["module"] = module
+        if self.__dict__.get("module") is module:
+            return
+        self.__dict__["module"] = module  # first: another thread may ask for a name meanwhile
+        for name in [name for name in self.__dict__ if name != "module"]:
+            del self.__dict__[name]
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.module, name)
@@ -205,20 +210,56 @@ def set_floatx(dtype: Any) -> None:
 # --- random numbers -------------------------------------------------------------------------------
 
 _generator = np.random.default_rng()
+_own: contextvars.ContextVar[np.random.Generator] = contextvars.ContextVar("generator")
 
 
 def set_random_seed(seed: int) -> None:
-    """Seed all that minirnn draws: weights, dropout, shuffling. Same seed, same numbers."""
+    """Seed all that minirnn draws: weights, dropout, shuffling. Same seed, same numbers.
+
+    In another thread than the main one: what is drawn in that thread, and nowhere else. So models
+    can be trained side by side, each to the numbers of its seed.
+    """
     global _generator
     try:
-        _generator = np.random.default_rng(seed)
+        seeded = np.random.default_rng(seed)
     except (TypeError, ValueError):
         raise ValueError(f"seed: expected a whole number from 0 up, received {seed!r}") from None
+    if threading.current_thread() is threading.main_thread():
+        _generator = seeded
+    else:
+        _own.set(seeded)
 
 
 def generator() -> np.random.Generator:
     """The generator of all random numbers; on the host, so that both backends start alike."""
-    return _generator
+    return _own.get(_generator)
+
+
+_locked: list[Any] = []  # a fork waits for a draw to end: else the child would, for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _locked.append(_generator.bit_generator.lock) or _locked[-1].acquire(),
+        after_in_parent=lambda: _locked.pop().release(),
+        after_in_child=lambda: _locked.pop().release(),
+    )
+
+
+def generator_state() -> dict[str, Any]:
+    """Where the generator stands: JSON values, for `set_generator_state` and `draws_from`."""
+    return _generator.bit_generator.state
+
+
+def set_generator_state(state: dict[str, Any]) -> None:
+    """Let the generator go on from where it stood."""
+    global _generator
+    _generator = draws_from(state)
+
+
+def draws_from(state: dict[str, Any]) -> np.random.Generator:
+    """A generator apart that stands there."""
+    apart = np.random.default_rng()
+    apart.bit_generator.state = state
+    return apart
 
 
 set_backend(os.environ.get(ENVIRONMENT_VARIABLE, "numpy"), ENVIRONMENT_VARIABLE)

@@ -3,20 +3,36 @@
 A batch is `(x, y, sample_weight)` on the host; y and sample_weight may be None. Where a model
 begins with a TextVectorization layer, its texts are turned into token ids here, once: not once an
 epoch.
+
+One pass over the data is a *walk*: an iterator of batches that knows its `position()`, a dict of
+JSON values. `data.walk(position)`, even in another process, gives the batches that would have come
+next; that is how a training which was killed goes on in the middle of an epoch. A data set that has
+a `walk` of its own is asked for it; any other is walked once more from where that pass began, and
+what was had is passed over.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from minirnn.backend import floatx, generator, to_host
+from minirnn.backend import (
+    draws_from,
+    floatx,
+    generator,
+    generator_state,
+    set_generator_state,
+    to_host,
+)
 from minirnn.checks import host_array, number, whole_number
 from minirnn.text import TextVectorization, pad_rows
 
+Position = Mapping[str, Any]
 Batch = tuple[Any, Any, Any]
 
 REMEMBERED_TOKENS = 50_000_000  # of texts that come in a stream: 200 MB of ids
@@ -56,14 +72,18 @@ class ArrayBatches:
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
 
+    def walk(self, position: Position | None = None) -> ArrayWalk:
+        """One pass over the rows, from its beginning or from a position on."""
+        return ArrayWalk(self, **(position or {}))
+
     def __iter__(self) -> Iterator[Batch]:
-        order = generator().permutation(self.rows) if self.shuffle else np.arange(self.rows)
-        for start in range(0, self.rows, self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            yield tuple(
-                None if values is None else pick(values, chosen)
-                for values in (self.x, self.y, self.sample_weight)
-            )
+        return self.walk()
+
+    def described(self) -> dict[str, Any]:
+        """What tells these rows from others; JSON values."""
+        labels = [] if self.y is None else self.y
+        joined = b"".join(np.ascontiguousarray(part).tobytes() for part in labels)
+        return {"rows": self.rows, "labels": zlib.crc32(joined)}
 
     def split(self, share: float) -> tuple[ArrayBatches, ArrayBatches]:
         """The first rows, and the last `share` of them."""
@@ -81,6 +101,44 @@ class ArrayBatches:
             )
             parts.append(ArrayBatches(x, y, weight, self.batch_size, shuffle))
         return parts[0], parts[1]
+
+
+class ArrayWalk:
+    """One pass over an `ArrayBatches`, in an order that is drawn with the first batch.
+
+    Args:
+        row: how many rows have been had.
+        order: the state of the random generator from which the order was drawn, if it was.
+    """
+
+    def __init__(self, data: ArrayBatches, row: int = 0, order: Any = None) -> None:
+        self.data, self.row, self.drawn_from = data, row, order
+        self.order: np.ndarray | None = None
+
+    def __iter__(self) -> ArrayWalk:
+        return self
+
+    def __next__(self) -> Batch:
+        data = self.data
+        if self.row >= data.rows:
+            raise StopIteration
+        if self.order is None:
+            self.order = self.draw() if data.shuffle else np.arange(data.rows)
+        chosen = self.order[self.row : self.row + data.batch_size]
+        self.row += len(chosen)
+        return tuple(
+            None if values is None else pick(values, chosen)
+            for values in (data.x, data.y, data.sample_weight)
+        )
+
+    def draw(self) -> np.ndarray:
+        if self.drawn_from is None:
+            self.drawn_from = generator_state()
+            return generator().permutation(self.data.rows)
+        return draws_from(self.drawn_from).permutation(self.data.rows)
+
+    def position(self) -> dict[str, Any]:
+        return {"row": self.row, "order": self.drawn_from}
 
 
 class StreamBatches:
@@ -103,18 +161,27 @@ class StreamBatches:
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
 
+    def walk(self, position: Position | None = None) -> Mapped:
+        """One pass over the batches, from its beginning or from a position on."""
+        if hasattr(self.source, "walk"):
+            return Mapped(self.taken_in, self.source.walk(position))
+        return Mapped(self.taken_in, Replay(self.source, **(position or {})))
+
     def __iter__(self) -> Iterator[Batch]:
-        empty = True
-        for element in self.source:
-            empty = False
-            x, y, weight = unpack(element)
-            if self.vectorizer is not None:
-                x = self._ids(x)
-            elif not hasattr(x, "shape"):
-                x = pick(as_rows("x", x), slice(None))
-            yield x, None if y is None else np.asarray(to_host(y)), weight
-        if empty:
-            raise ValueError("x: the data set is empty; there must be at least one batch")
+        return self.walk()
+
+    def described(self) -> dict[str, Any]:
+        """What tells this data from other data, as far as the source can say; JSON values."""
+        return self.source.described() if hasattr(self.source, "described") else {}
+
+    def taken_in(self, element: Any) -> Batch:
+        """The batch in an element of the source."""
+        x, y, weight = unpack(element)
+        if self.vectorizer is not None:
+            x = self._ids(x)
+        elif not hasattr(x, "shape"):
+            x = pick(as_rows("x", x), slice(None))
+        return x, None if y is None else np.asarray(to_host(y)), weight
 
     def _ids(self, texts: Any) -> Any:
         if self.vectorizer.output_mode != "int":
@@ -127,6 +194,119 @@ class StreamBatches:
             self.known |= fresh
             self.room -= sum(len(ids) for ids in fresh.values())
         return pad_rows(rows, length=self.vectorizer.output_sequence_length)
+
+
+class Replay:
+    """One pass over any source; a position in it is found by walking there once more.
+
+    What the source draws on the way from minirnn's random generator, and a `Dataset` for shuffling,
+    is drawn again.
+
+    Args:
+        batch: how many batches have been had.
+        random: the state of minirnn's random generator before the first, if it was asked for.
+        orders: `Dataset.orders` before the first.
+    """
+
+    def __init__(self, source: Any, batch: int = 0, random: Any = None, orders: Any = None) -> None:
+        self.source, self.batch, self.random, self.orders = source, batch, random, orders
+        self.iterator: Iterator | None = None
+
+    def __iter__(self) -> Replay:
+        return self
+
+    def __next__(self) -> Any:
+        if self.iterator is None:
+            self.iterator = self.begin()
+        try:
+            element = next(self.iterator)
+        except StopIteration:
+            if self.batch == 0:
+                raise ValueError(
+                    "x: the data set is empty; there must be at least one batch"
+                ) from None
+            raise
+        self.batch += 1
+        return element
+
+    def begin(self) -> Iterator:
+        if self.orders is not None:
+            self.source.orders = self.orders
+        else:
+            self.orders = getattr(self.source, "orders", None)
+        if self.random is None:
+            self.random = generator_state()
+            return iter(self.source)
+        now = generator_state()
+        set_generator_state(self.random)
+        iterator = iter(self.source)
+        had = sum(1 for _ in itertools.islice(iterator, self.batch))
+        set_generator_state(now)
+        if had < self.batch:
+            raise ValueError(f"x: expected at least {self.batch} batches, as before; found {had}")
+        return iterator
+
+    def position(self) -> dict[str, Any]:
+        orders = self.orders or getattr(self.source, "orders", None)
+        return {"batch": self.batch, "random": self.random, "orders": orders}
+
+
+class Mapped:
+    """A walk of which each element is made into something else."""
+
+    def __init__(self, function: Callable[[Any], Any], walk: Any) -> None:
+        self.function, self.walk = function, walk
+        self.position = walk.position
+
+    def __iter__(self) -> Mapped:
+        return self
+
+    def __next__(self) -> Any:
+        return self.function(next(self.walk))
+
+
+class Passes:
+    """The batches of a training, epoch for epoch, and where it stands among them.
+
+    Args:
+        data: with `walk`, as above.
+        steps: batches in an epoch; None for one pass over the data. Epochs of a set number of steps
+            walk on through the data, and begin again where it ends.
+    """
+
+    def __init__(self, data: Any, steps: int | None = None) -> None:
+        self.data, self.steps = data, steps
+        self.walk = data.walk()
+
+    def epoch(self, done: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, of which some may be done; call `next_epoch` behind it."""
+        if self.steps is None:
+            yield from self.walk
+            return
+        while done < self.steps:
+            for batch in itertools.islice(self.walk, self.steps - done):
+                done += 1
+                yield batch
+            if done < self.steps:
+                self.walk = self.data.walk()
+
+    def next_epoch(self) -> None:
+        if self.steps is None:
+            self.walk = self.data.walk()
+
+    def position(self) -> dict[str, Any]:
+        return self.walk.position()
+
+    def go_to(self, position: Position) -> None:
+        self.walk = self.data.walk(position)
+
+    def __len__(self) -> int:
+        """Batches in an epoch.
+
+        Raises:
+            TypeError: if the data cannot tell.
+        """
+        return self.steps or len(self.data)
 
 
 def batches(

@@ -39,6 +39,13 @@ class Callback:
     def on_train_end(self) -> None:
         """After the last epoch."""
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint is to keep of this callback: JSON values and arrays by name."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, in a training that goes on; after `on_train_begin`."""
+
 
 def say(callback: Any, what: str) -> None:
     """Print one line, if the callback was made with `verbose`."""
@@ -62,6 +69,12 @@ class History(Callback):
         self.epoch.append(epoch)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "history": self.history}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.history = state["epoch"], state["history"]
 
 
 def _epochs(name: str, value: int) -> int:
@@ -143,6 +156,17 @@ class EarlyStopping(Callback):
         if self.best_weights is not None:
             self.model.set_weights(self.best_weights)
 
+    def state(self) -> dict[str, Any]:
+        weights = {f"weights/{i}": w for i, w in enumerate(self.best_weights or ())}
+        numbers = {"waited": self.waited, "stopped_epoch": self.stopped_epoch}
+        return {"best": self.watch.best} | numbers | weights
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.watch.best, self.waited = state["best"], state["waited"]
+        self.stopped_epoch = state["stopped_epoch"]
+        count = sum(key.startswith("weights/") for key in state)
+        self.best_weights = [state[f"weights/{i}"] for i in range(count)] or None
+
 
 class ReduceLROnPlateau(Callback):
     """Multiplies the learning rate by `factor` if `monitor` stands still for `patience` epochs."""
@@ -185,6 +209,13 @@ class ReduceLROnPlateau(Callback):
             optimizer.learning_rate = max(optimizer.learning_rate * self.factor, self.min_lr)
             self.cooling, self.waited = self.cooldown, 0
             say(self, f"epoch {epoch + 1}: learning rate {optimizer.learning_rate:.3g}")
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.watch.best, "waited": self.waited, "cooling": self.cooling}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.watch.best, self.waited = state["best"], state["waited"]
+        self.cooling = state["cooling"]
 
 
 class LearningRateScheduler(Callback):
@@ -235,6 +266,12 @@ class ModelCheckpoint(Callback):
         self.model.save(path)
         say(self, f"epoch {epoch + 1}: saved {path}")
 
+    def state(self) -> dict[str, Any]:
+        return {"best": self.watch.best}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.watch.best = state["best"]
+
 
 class CSVLogger(Callback):
     """Writes one row of figures per epoch to a CSV file."""
@@ -261,3 +298,13 @@ class CSVLogger(Callback):
         writer.writerow([epoch, *(repr(float(logs.get(name, np.nan))) for name in self.fields)])
         with open(self.filename, "a", encoding="utf-8", newline="") as file:
             file.write(lines.getvalue())
+
+    def state(self) -> dict[str, Any]:
+        with open(self.filename, encoding="utf-8", newline="") as file:
+            return {"fields": self.fields, "written": file.read()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Without the rows of epochs that are done once more."""
+        self.fields = state["fields"]
+        with open(self.filename, "w", encoding="utf-8", newline="") as file:
+            file.write(state["written"])

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minirnn.callbacks import History
+from minirnn.checkpoint import Checkpoint
 from minirnn.data.ag_news import CLASS_NAMES, NewsData, Rows
 from minirnn.layers import (
     LSTM,
@@ -135,10 +136,12 @@ def train(
     epochs: int,
     batch_size: int | None = None,
     verbose: str | int = "auto",
+    checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train a model that `build_model` made; the rows are shuffled anew in each epoch."""
     batch_size = batch_size or RECIPES[model.name].batch_size
-    return model.fit(texts_for(model, rows), rows.labels, batch_size, epochs, verbose)
+    texts = texts_for(model, rows)
+    return model.fit(texts, rows.labels, batch_size, epochs, verbose, checkpoint=checkpoint)
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

@@ -20,6 +20,7 @@ import minirnn
 from minirnn import classifier
 from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
 from minirnn.bench import main as bench_main
+from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
 from minirnn.saving import FileFormatError
@@ -32,6 +33,7 @@ class UsageError(ValueError):
 
 USER_ERRORS = (
     UsageError,
+    CheckpointError,
     ClassifierError,
     FileFormatError,
     ag_news.NewsDataError,
@@ -72,8 +74,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         # What is left to write goes nowhere, so that the flush at exit does not fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        complain("", "interrupted")
+    except KeyboardInterrupt as error:
+        complain("", str(error) or "interrupted")
         return 130
     except NonFiniteError as error:
         complain("error: ", error)
@@ -106,6 +108,10 @@ def train(args: argparse.Namespace) -> int:
     """Train a model, show how well it does, and save it if asked to."""
     if args.save is not None:
         check_writable(args.save)
+    checkpoint = None
+    if args.checkpoint is not None:
+        check_writable(args.checkpoint, "--checkpoint")
+        checkpoint = Checkpoint(args.checkpoint, args.checkpoint_every)
     start(args)
     data = load_data(args.data)
     rows = data.train if args.take is None else data.train.take(args.take)
@@ -125,7 +131,7 @@ def train(args: argparse.Namespace) -> int:
         f"for {epochs} epoch{'s' * (epochs != 1)}:",
         flush=True,
     )
-    classifier.train(model, rows, epochs, batch_size)
+    classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint)
     if args.save is not None:
         model.save(args.save)
     print(f"\n{classifier.report(model, data)}")
@@ -424,6 +430,18 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     )
     add_backend_option(parser)
     add("--save", metavar="PATH", help="write the trained model into this file")
+    add(
+        "--checkpoint",
+        metavar="PATH",
+        help="write the state of the training into this file as it goes; if the file is there "
+        "already, go on from it, as if there had been no break",
+    )
+    add(
+        "--checkpoint-every",
+        type=positive,
+        metavar="N",
+        help="steps from one checkpoint to the next (default: a minute, and each epoch)",
+    )
 
 
 def add_backend_option(parser: argparse.ArgumentParser) -> None:

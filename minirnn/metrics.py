@@ -79,6 +79,13 @@ class Metric:
         self.total: Any = 0.0
         self.weight = 0.0
 
+    def state(self) -> list[float]:
+        """The totals so far, `[total, weight]`; `restore(*state)` goes on from there."""
+        return [float(self.total), float(self.weight)]
+
+    def restore(self, total: float, weight: float) -> None:
+        self.total, self.weight = total, weight
+
 
 class Mean(Metric):
     """The mean of given numbers: `update(value, weight)`, with the rows of the batch as weight."""

@@ -23,6 +23,7 @@ from minirnn.backend import Array
 from minirnn.base import Layer, Shape
 from minirnn.batches import batches
 from minirnn.callbacks import Callback, History
+from minirnn.checkpoint import Checkpoint
 from minirnn.checks import flag
 from minirnn.layers import Bidirectional, Embedding, Input, OneHot
 from minirnn.lookup import by_name
@@ -31,6 +32,7 @@ from minirnn.metrics import get as get_metric
 from minirnn.packing import Mask, full_mask
 from minirnn.summary import summary_table
 from minirnn.text import TextVectorization
+from minirnn.turns import Turns
 
 
 class TrainingParts(NamedTuple):
@@ -66,6 +68,7 @@ class Sequential(Layer):
         self.input_shape: Shape | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.stop_training = False
+        self.turns = Turns()
         self._training_parts: Any = None
         for layer in layers:
             self.add(layer)
@@ -268,15 +271,17 @@ class Sequential(Layer):
 
         x: a batch, from which a model that is not built yet takes shape.
         """
-        if self._training_parts is None:
+        parts = self._training_parts  # another thread may forget them meanwhile
+        if parts is None:
             body = self.without_vectorizer()
             body.ensure_built(x)
             *first, last = body.layers
             bare, loss, activation = without_activation(last, self.loss)
             if bare is not last:
                 body = self.part([*first, bare])
-            self._training_parts = TrainingParts(body, loss, activation, self.trainable_params)
-        return self._training_parts
+            parts = TrainingParts(body, loss, activation, self.trainable_params)
+            self._training_parts = parts
+        return parts
 
     def fit(
         self,
@@ -293,6 +298,7 @@ class Sequential(Layer):
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     ) -> History:
         """Train.
 
@@ -311,6 +317,9 @@ class Sequential(Layer):
             sample_weight: (rows,) or (rows, time) factors on the loss.
             initial_epoch: where counting begins.
             steps_per_epoch: batches in an epoch, where it is not one pass over the data.
+            checkpoint: a file, or a `Checkpoint`, which says how often as well: there the state of
+                the training is written down every minute and after each epoch. If the file is there
+                already, the training goes on from it, to the same weights as without the break.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
         (see optimizers.py); callbacks, and whoever looks afterwards, find all weights up to date.
@@ -321,6 +330,8 @@ class Sequential(Layer):
 
         Raises:
             NonFiniteError: if the loss becomes NaN or infinite; it says where that began.
+            CheckpointError: if the checkpoint is of another training.
+            KeyboardInterrupt: with a checkpoint, after the step at hand, when all is saved.
         """
         return training.fit(
             self,
@@ -337,6 +348,7 @@ class Sequential(Layer):
             sample_weight,
             initial_epoch,
             steps_per_epoch,
+            checkpoint,
         )
 
     def evaluate(
@@ -364,7 +376,8 @@ class Sequential(Layer):
         if np.ndim(y) == 0:
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
-        value, _, _ = training.train_step(self, x, y, weight)
+        with self.turns.alone(), self.turns.owned(self, "train_on_batch"):
+            value, _, _ = training.train_step(self, x, y, weight)
         if not np.isfinite(value):
             raise training.NonFiniteError(
                 training.explain_non_finite(self, x, value, "train_on_batch")

@@ -51,7 +51,7 @@ from minirnn.checks import flag, host_array, number
 from minirnn.compiled import for_floats
 from minirnn.lookup import by_name
 from minirnn.schedules import LearningRateSchedule
-from minirnn.stepping import Drift, Learn, Part
+from minirnn.stepping import Drift, Learn, Part, Table
 
 FOLD = 2.0**-20  # a smaller scale is folded into its array
 NOTHING = 1e-30  # averages below this cannot be seen in any weight, and would become denormal
@@ -167,7 +167,8 @@ class Optimizer:
         grads = self._clip(grads)
         known = grads.keys() == self._planned.keys()
         if not known or any(params[key] is not array for key, array in self._planned.items()):
-            self._plan(params, grads)
+            tables = [key for key, g in grads.items() if isinstance(g, RowGradient)]
+            self._plan({key: params[key] for key in grads}, tables)
         rate = self.learning_rate
         self.iterations += 1
         self._decay()
@@ -184,16 +185,29 @@ class Optimizer:
             if part.keys == [key]:
                 part.catch_up(ids, self._scratch)
 
+    @property
+    def lags(self) -> bool:
+        """Whether some rows wait."""
+        return any(part.lags for part in self._parts)
+
+    def settled_copies(self) -> list[tuple[Array, Array]]:
+        """The tables with rows that wait, each with a copy of it in which none does."""
+        return [
+            (part.params[0], part.settled_copy(self._scratch)) for part in self._parts if part.lags
+        ]
+
     def settle(self) -> None:
         """Bring all weights up to date."""
         for part in self._parts:
             part.settle(self._scratch)
 
-    def _plan(self, params: Mapping, grads: Mapping) -> None:
-        """Lay out the averages of these parameters, and go on from what is known of them."""
+    def _plan(self, planned: dict[Hashable, Array], tables: Collection[Hashable]) -> None:
+        """Lay out the averages of these parameters, and go on from what is known of them.
+
+        tables: the keys of those whose gradients come by rows.
+        """
         self.settle()
-        planned = {key: params[key] for key in grads}
-        self._parts = stepping.parts_of(planned, grads, self.slots)
+        self._parts = stepping.parts_of(planned, tables, self.slots)
         for part in self._parts:
             for key in part.keys:
                 self._averages[key] = self._continued(key, part.averages_of(key))
@@ -269,6 +283,11 @@ class Optimizer:
 
     # -- saving --
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: its averages are its own, and so are the weights that it will be given."""
+        self.settle()
+        return self.__dict__ | {"_parts": [], "_planned": {}, "_scratch": []}
+
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened: host arrays and numbers, flat.
 
@@ -276,6 +295,9 @@ class Optimizer:
         `scale/slot`. The parts of a key that is a tuple are joined by `/`.
         """
         self.settle()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"iterations": self.iterations}
         if not isinstance(self._learning_rate, LearningRateSchedule):
             state["learning_rate"] = self._learning_rate
@@ -318,6 +340,36 @@ class Optimizer:
         self._averages = {}
         self._planned = {}
         self._parts = []
+
+    def exact_state(self) -> dict[str, Any]:
+        """`state_dict` in the middle of a `fit`, with how far the rows of tables lag behind.
+
+        To settle them would be right as well, but round otherwise than to let them wait: a training
+        that goes on from here is to end with the same bits as without the break.
+        """
+        state = self._state()
+        tables = [part for part in self._parts if isinstance(part, Table)]
+        state["tables"] = [_label(part.keys[0]) for part in tables]
+        for part in tables:
+            for name, value in part.lag().items():
+                state[f"{_label(part.keys[0])}/{name}"] = value
+        return state
+
+    def load_exact_state(self, state: Mapping[str, Any], params: Mapping[str, Array]) -> None:
+        """Go on from what `exact_state` gave. params: what `apply` will be given, with names as
+        keys and the values that they had then."""
+        state = dict(state)
+        tables = state.pop("tables")
+        names = "factors", "weighted", "had_factors", "had_weighted"
+        lags = {key: {name: state.pop(f"{key}/{name}") for name in names} for key in tables}
+        self.load_state_dict(state)
+        if not tables:
+            return
+        self._plan(dict(params), tables)
+        _, drift = self.rules(self.learning_rate)
+        for part in self._parts:
+            if isinstance(part, Table):
+                part.lag_again(lags[part.keys[0]], drift)
 
     # -- configuration --
 

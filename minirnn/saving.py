@@ -7,6 +7,7 @@ final name is always whole.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -164,14 +165,21 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         ValueError: if it has no weights yet, or holds what cannot be stored.
         OSError: if there is no room, or no right to write; an older file stays as it was.
     """
-    from safetensors.numpy import save as to_bytes
-
     model.require_built()
     if os.fspath(path).endswith((".keras", ".h5", ".hdf5")):
         raise ValueError(
             f"path: {os.fspath(path)!r} has an ending of Keras's files, and minirnn's format is "
             "another one; name it *.mrnn, say"
         )
+    with model.turns.alone():  # between two steps, if another thread trains it
+        if model.turns.unsettled is not None:
+            model.turns.unsettled()
+        content = encoded(FORMAT, *contents(model))
+    write_whole(path, content)
+
+
+def contents(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What describes the model, as JSON values, and its arrays."""
     header: dict[str, Any] = {"model": model.get_config()}
     if type(model).__name__ in MODELS:
         header["class"] = type(model).__name__
@@ -185,10 +193,17 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         state = model.optimizer.state_dict()
         header["optimizer_state"] = {k: v for k, v in state.items() if not hasattr(v, "shape")}
         arrays |= {f"optimizer/{k}": v for k, v in state.items() if hasattr(v, "shape")}
+    return header, arrays
+
+
+def encoded(kind: str, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
+    """JSON values and arrays as the content of a file. kind: FORMAT, for a model."""
+    from safetensors.numpy import save as to_bytes
+
     # safetensors 0.8.0 writes wrong values for arrays that are not C-contiguous.
     arrays = {key: np.ascontiguousarray(to_host(value)) for key, value in arrays.items()}
-    metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
-    write_whole(path, to_bytes(arrays, metadata=metadata))
+    metadata = {"format": kind, "version": str(VERSION), "header": json.dumps(header)}
+    return to_bytes(arrays, metadata=metadata)
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -216,6 +231,17 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(beside)
         raise
+    sync_folder(folder)
+
+
+def sync_folder(folder: str) -> None:
+    """Have the disk know of the new name, too, as far as the system lets us ask for that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load(path: str | os.PathLike[str], model_class: Any) -> Any:
@@ -228,8 +254,7 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
     """
     path = os.fspath(path)
     try:
-        metadata, arrays = read(path)
-        header = json.loads(metadata["header"])
+        header, arrays = read(path, FORMAT)
         if "class" in header and header["class"] not in MODELS:
             raise FileFormatError(f"unknown class {header['class']!r}")
         model_class = MODELS[header["class"]] if "class" in header else model_class
@@ -253,8 +278,8 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
     return model
 
 
-def read(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """`(metadata, arrays)` of a safetensors file of ours."""
+def read(path: str, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """`(header, arrays)` of a file of this kind; see `encoded`."""
     from safetensors import SafetensorError, safe_open
 
     check_header(path)
@@ -264,14 +289,19 @@ def read(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise FileFormatError(f"this is no model file, or it is damaged ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise FileFormatError("this is a safetensors file, but not a minirnn model")
+    if (found := metadata.get("format", "")) != kind:
+        expected = "minirnn model" if kind == FORMAT else kind
+        raise FileFormatError(
+            f"expected a {expected}, found a {found}"
+            if found.startswith(FORMAT)
+            else f"this is a safetensors file, but not a {expected}"
+        )
     if not metadata.get("version", "").isdigit() or int(metadata["version"]) > VERSION:
         raise FileFormatError(
             f"format version {metadata.get('version')!r} is not known; this minirnn reads up to "
             f"{VERSION}. Upgrade minirnn."
         )
-    return metadata, arrays
+    return json.loads(metadata["header"]), arrays
 
 
 def check_header(path: str) -> None:

@@ -13,7 +13,7 @@ of a parameter at a time, and that is chosen for speed:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,13 +64,16 @@ class Drift(NamedTuple):
         return self.move(slots, scratch, self.factor, self.epsilon)
 
 
-def parts_of(params: Mapping, grads: Mapping, slots: dict[str, float]) -> list[Part]:
-    """How to update these parameters; on a GPU, where a call costs most, with as few as can be."""
+def parts_of(params: Mapping, tables: Collection, slots: dict[str, float]) -> list[Part]:
+    """How to update these parameters; on a GPU, where a call costs most, with as few as can be.
+
+    tables: the keys of those whose gradients come by rows.
+    """
     small = SMALL if get_backend() == "numpy" else math.inf
     parts: list[Part] = []
     pools: dict[Any, list[Hashable]] = {}
     for key, weights in params.items():
-        table = isinstance(grads[key], RowGradient)
+        table = key in tables
         if weights.flags.c_contiguous and (table or weights.size >= small):
             kind = Table if table else Part
             parts.append(kind([key], params, slots))
@@ -124,6 +127,8 @@ class Part:
 
     def settle(self, scratch: list) -> None:
         """Only a table has rows that wait."""
+
+    lags = False  # whether it has rows that wait
 
     def step(
         self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list, wait: bool = False
@@ -269,18 +274,47 @@ class Table(Part):
         self.had_factors[rows] = self.factors
         self.had_weighted[rows] = self.weighted
 
+    @property
+    def lags(self) -> bool:
+        return self.factors != 0
+
+    def settled_copy(self, scratch: list) -> Array:
+        """The weights as `settle` would make them."""
+        weights = self.params[0].copy()
+        for rows in self.live_rows_in_blocks():
+            weights[rows] -= self.waited(rows, [table[rows] for table in self.tables], scratch)
+        return weights
+
+    def live_rows_in_blocks(self) -> Iterator[slice]:
+        for first, last in self.live_blocks:
+            yield slice(first // self.width, last // self.width)
+
     def settle(self, scratch: list) -> None:
         if not self.factors:
             return
         (weights,) = self.params
-        for first, last in self.live_blocks:
-            rows = slice(first // self.width, last // self.width)
+        for rows in self.live_rows_in_blocks():
             weights[rows] -= self.waited(rows, [table[rows] for table in self.tables], scratch)
             self.had_factors[rows] = self.factors  # an interrupt here moves no row twice
             self.had_weighted[rows] = self.weighted
         self.factors = self.weighted = 0.0
         self.had_factors[:] = 0
         self.had_weighted[:] = 0
+
+    def lag(self) -> dict[str, Any]:
+        """How far the rows lag behind."""
+        return {
+            "factors": float(self.factors),
+            "weighted": float(self.weighted),
+            "had_factors": self.had_factors,
+            "had_weighted": self.had_weighted,
+        }
+
+    def lag_again(self, state: Mapping[str, Any], drift: Drift | None) -> None:
+        """Go on from where `lag` was asked. drift: of any step."""
+        self.factors, self.weighted, self.drift = state["factors"], state["weighted"], drift
+        self.had_factors[...] = to_device(state["had_factors"])
+        self.had_weighted[...] = to_device(state["had_weighted"])
 
     def waited(self, rows: Any, slots: list[Array], scratch: list) -> Array:
         """All that these rows have waited for, as one move."""

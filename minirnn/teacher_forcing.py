@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn.batches import ArrayBatches, Batch, StreamBatches
+from minirnn.batches import ArrayBatches, Batch, Mapped, Position, StreamBatches
 from minirnn.layers.embedding import checked_ids
 
 
@@ -46,15 +46,25 @@ class TeacherForcing:
     def __len__(self) -> int:
         return len(self.data)
 
+    def walk(self, position: Position | None = None) -> Mapped:
+        """One pass over the batches, from its beginning or from a position on."""
+        return Mapped(self.taught, self.data.walk(position))
+
     def __iter__(self) -> Iterator[Batch]:
-        for x, y, weight in self.data:
-            if y is None:
-                raise ValueError(
-                    "y: expected targets, received none; translate(x, max_length) writes some"
-                )
-            y = checked_ids("y", y, self.limit)
-            given, expected = one_step_behind(y, self.start, self.end)
-            yield Pairs(x, given), expected, weight
+        return self.walk()
+
+    def described(self) -> dict[str, Any]:
+        return self.data.described()
+
+    def taught(self, batch: Batch) -> Batch:
+        x, y, weight = batch
+        if y is None:
+            raise ValueError(
+                "y: expected targets, received none; translate(x, max_length) writes some"
+            )
+        y = checked_ids("y", y, self.limit)
+        given, expected = one_step_behind(y, self.start, self.end)
+        return Pairs(x, given), expected, weight
 
 
 def one_step_behind(y: np.ndarray, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,23 +7,24 @@ the epochs, the running means, the progress bar and the callbacks.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from minirnn.backend import memory_errors, to_host, xp
-from minirnn.batches import ArrayBatches, Batch, batches
+from minirnn.batches import ArrayBatches, Batch, Passes, batches
 from minirnn.callbacks import Callback, History
+from minirnn.checkpoint import Checkpoint, Keeper, Standing
 from minirnn.checks import number, whole_number
 from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
+from minirnn.progress import Progress
 from minirnn.threads import keep_limits
+from minirnn.turns import View, trains, viewed
 
 
 class NonFiniteError(ValueError, ArithmeticError):
@@ -112,6 +113,13 @@ class RunningMeans:
         figures = {"loss": self.loss.result()}
         return figures | {metric.name: metric.result() for metric in self.metrics}
 
+    def state(self) -> list[list[float]]:
+        return [metric.state() for metric in (self.loss, *self.metrics)]
+
+    def restore(self, state: list[list[float]]) -> None:
+        for metric, totals in zip((self.loss, *self.metrics), state, strict=True):
+            metric.restore(*totals)
+
 
 class Steps:
     """The training steps of an epoch, and the means of what they report.
@@ -130,11 +138,18 @@ class Steps:
         self.model, self.epoch, self.one_by_one = model, epoch, one_by_one
         self.means = RunningMeans(model)
         self.graph = graph
+        self.begun = False
         self.done = self.unread = 0
 
     def train(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Do one step."""
-        if self.done == 0:
+        with self.model.turns.alone():
+            self.model.turns.unsettled = self.leave_graph
+            self.step(x, y, sample_weight)
+
+    def step(self, x: Any, y: Any, sample_weight: Any) -> None:
+        if not self.begun:
+            self.begun = True
             self.model.training_parts(x)
             self.graph = None if self.one_by_one else training_graph(self.model, self.graph)
         self.done += 1
@@ -167,8 +182,9 @@ class Steps:
         raise NonFiniteError(explain_non_finite(self.model, x, loss, when))
 
     def logs(self) -> dict[str, float]:
-        self.read()
-        return self.means.logs()
+        with self.model.turns.alone():
+            self.read()
+            return self.means.logs()
 
     def leave_graph(self) -> None:
         """Give back to the model what a graph has learned, if there is one."""
@@ -178,8 +194,20 @@ class Steps:
 
     def settle(self) -> None:
         """Bring the model and its optimizer up to date."""
-        self.leave_graph()
-        self.model.optimizer.settle()
+        with self.model.turns.alone():
+            self.leave_graph()
+            self.model.optimizer.settle()
+            self.model.turns.unsettled = None
+
+    def standing(self) -> Standing:
+        """What a checkpoint in the middle of this epoch is to know."""
+        with self.model.turns.alone():
+            self.leave_graph()
+        return Standing(self.epoch, self.done, self.means.state())
+
+    def go_on(self, standing: Standing) -> None:
+        self.done = standing.step
+        self.means.restore(standing.figures)
 
 
 # --- fit, evaluate, predict -----------------------------------------------------------------------
@@ -187,6 +215,7 @@ class Steps:
 
 @memory_errors()
 @keep_limits()
+@trains
 def fit(
     model: Any,
     x: Any,
@@ -202,6 +231,7 @@ def fit(
     sample_weight: Any = None,
     initial_epoch: int = 0,
     steps_per_epoch: int | None = None,
+    checkpoint: Any = None,
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
@@ -236,43 +266,75 @@ def fit(
     for watcher in watchers:
         watcher.model = model
     model.stop_training = False
+    passes = Passes(data, steps_per_epoch)
+    keeper = None
+    if checkpoint is not None:
+        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs)
     for watcher in watchers:
         watcher.on_train_begin()
+    begun = keeper.found(verbose) if keeper is not None else None
+    if begun is None:
+        begun = Standing(initial_epoch)
+    with keeper or nullcontext():
+        train_epochs(
+            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper
+        )
+    for watcher in watchers:
+        watcher.on_train_end()
+    return history
+
+
+def train_epochs(
+    model: Any,
+    passes: Passes,
+    begun: Standing,
+    epochs: int,
+    verbose: str | int,
+    watchers: Sequence[Callback],
+    validation: Any,
+    class_weight: Mapping[int, float] | None,
+    keeper: Keeper | None,
+) -> None:
+    """The epochs of `fit`, from where the training stands (`begun`) on."""
     stepwise = [
         w for w in watchers if type(w).on_train_batch_end is not Callback.on_train_batch_end
     ]
-    sources = epochs_of(data, steps_per_epoch)
     graph = None
-    for epoch in range(initial_epoch, epochs):
-        for watcher in watchers:
-            watcher.on_epoch_begin(epoch)
-        model.forget_training_parts()
+    while begun.epoch < epochs and not begun.stopped:
+        epoch = begun.epoch
         steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
-        length = steps_per_epoch or known_length(data)
-        with Progress(f"Epoch {epoch + 1}/{epochs}", length, verbose) as progress:
+        if begun.step:
+            steps.go_on(begun)
+        else:
+            for watcher in watchers:
+                watcher.on_epoch_begin(epoch)
+        model.forget_training_parts()
+        with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
             try:
-                for step, batch in enumerate(next(sources)):
+                for batch in passes.epoch(steps.done):
                     steps.train(*prepared(batch, class_weight, model.loss.sparse))
                     progress.advance(steps)
                     if stepwise:
                         steps.settle()
                     for watcher in stepwise:
-                        watcher.on_train_batch_end(step, steps.logs())
+                        watcher.on_train_batch_end(steps.done - 1, steps.logs())
+                    if keeper is not None and keeper.due(steps.done):
+                        keeper.write(steps.standing())
             finally:
                 steps.settle()
                 graph = steps.graph
             logs = steps.logs()
             if validation is not None:
-                figures = run_evaluation(model, validation)
+                with keeper.resting(steps.standing()) if keeper else nullcontext():
+                    figures = run_evaluation(View(model), validation)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
             watcher.on_epoch_end(epoch, logs)
-        if model.stop_training:
-            break
-    for watcher in watchers:
-        watcher.on_train_end()
-    return history
+        passes.next_epoch()
+        begun = Standing(epoch + 1, stopped=model.stop_training)
+        if keeper is not None:
+            keeper.write(begun)
 
 
 @memory_errors()
@@ -288,17 +350,21 @@ def evaluate(
     """The loss and the metrics over a data set: name → mean over its samples."""
     model.require_compiled()
     data = batches(x, y, sample_weight, batch_size, vectorizer=model.vectorizer)
-    with Progress("Evaluate", known_length(data), verbose) as progress:
-        logs = run_evaluation(model, data, progress)
+    with (
+        viewed(model, "evaluate") as view,
+        Progress("Evaluate", known_length(data), verbose) as progress,
+    ):
+        logs = run_evaluation(view, data, progress)
         progress.finish(logs)
     return logs
 
 
-def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> dict[str, float]:
-    means = RunningMeans(model)
+def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> dict[str, float]:
+    means = RunningMeans(view.model)
     for batch in data:
         xb, yb, weight = prepared(batch)
-        loss, out, mask = test_step(model, xb, yb, weight)
+        with view(xb) as model:
+            loss, out, mask = test_step(model, xb, yb, weight)
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
@@ -313,12 +379,14 @@ def predict(
     """The outputs of all rows, on the host, in the order of the rows."""
     model.require_layers()
     data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
-    body = model.without_vectorizer()
     out = []
-    with Progress("Predict", known_length(data), verbose) as progress:
+    with (
+        viewed(model, "predict") as view,
+        Progress("Predict", known_length(data), verbose) as progress,
+    ):
         for xb, _, _ in data:
-            body.ensure_built(xb)
-            out.append(to_host(body.walk(xb)[0]))
+            with view(xb) as seen:
+                out.append(to_host(seen.without_vectorizer().walk(xb)[0]))
             progress.advance(None)
     if out[0].ndim > 2:  # an output at every step: batches differ in length
         longest = max(y.shape[1] for y in out)
@@ -328,17 +396,6 @@ def predict(
 
 
 # --- helpers --------------------------------------------------------------------------------------
-
-
-def epochs_of(data: Any, steps: int | None) -> Iterator[Iterable[Batch]]:
-    """One iterable of batches per epoch, without end.
-
-    Epochs of a set number of `steps` walk on through the data, and begin again where it ends.
-    """
-    if steps is None:
-        return itertools.repeat(data)
-    endless = itertools.chain.from_iterable(itertools.repeat(data))
-    return (itertools.islice(endless, steps) for _ in itertools.repeat(None))
 
 
 def known_length(data: Any) -> int | None:
@@ -407,51 +464,3 @@ def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
         f"the loss became {loss} at {when}; it begins {begins}."
         f"{advice if 'layer' in begins else ''}"
     )
-
-
-class Progress:
-    """A progress bar on a terminal, a line per epoch elsewhere, or nothing.
-
-    verbose: "auto" and 1: a bar if standard error is a terminal, else a line; 2: a line; 0: none.
-    """
-
-    def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
-        if not isinstance(verbose, (str, int)) or verbose not in ("auto", 0, 1, 2):
-            raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
-        on_terminal = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook shows bars
-        self.title = title
-        self.line = verbose == 2 or (verbose in ("auto", 1) and not on_terminal)
-        self.bar = None
-        if verbose in ("auto", 1) and on_terminal:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=steps, desc=title, unit="batch", dynamic_ncols=True)
-        self.begun = self.shown = time.perf_counter()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def advance(self, means: RunningMeans | Steps | None) -> None:
-        if self.bar is None:
-            return
-        now = time.perf_counter()
-        if means is not None and now - self.shown > 0.1:
-            self.bar.set_postfix(figures(means.logs()), refresh=False)
-            self.shown = now
-        self.bar.update()
-
-    def finish(self, logs: Mapping[str, float]) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix(figures(logs))
-        elif self.line:
-            seconds = time.perf_counter() - self.begun
-            shown = "  ".join(f"{name} {value}" for name, value in figures(logs).items())
-            print(f"{self.title}: {seconds:.1f} s  {shown}", flush=True)
-
-
-def figures(logs: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4f}" for name, value in logs.items()}

@@ -48,9 +48,16 @@ class Dataset:
     [[2, 2, 9]]
     """
 
-    def __init__(self, make_iterator: Callable[[], Iterator], length: int = UNKNOWN) -> None:
+    def __init__(
+        self,
+        make_iterator: Callable[[], Iterator],
+        length: int = UNKNOWN,
+        parents: Sequence[Dataset] = (),
+    ) -> None:
         self._make_iterator = make_iterator
         self._length = length
+        shuffled = {id(order): order for parent in parents for order in parent._orders}
+        self._orders: list[_Order] = list(shuffled.values())
 
     # ---------------------------------------------------------------- sources
 
@@ -142,7 +149,7 @@ class Dataset:
             _check_dataset("zip", dataset)
         lengths = [d._length for d in datasets if d._length != INFINITE]
         known = UNKNOWN if UNKNOWN in lengths else min(lengths, default=INFINITE)
-        return Dataset(lambda: zip(*datasets, strict=False), known)
+        return Dataset(lambda: zip(*datasets, strict=False), known, datasets)
 
     # ---------------------------------------------------------------- selection and order
 
@@ -150,13 +157,13 @@ class Dataset:
         """The first `count` elements; no more than these are read."""
         count = whole_number("count", count, 0)
         length = count if self._length == INFINITE else min(self._length, count)
-        return Dataset(lambda: itertools.islice(self, count), length)
+        return Dataset(lambda: itertools.islice(self, count), length, [self])
 
     def skip(self, count: int) -> Dataset:
         """All but the first `count` elements."""
         count = whole_number("count", count, 0)
         length = self._length if self._length < 0 else max(0, self._length - count)
-        return Dataset(lambda: itertools.islice(self, count, None), length)
+        return Dataset(lambda: itertools.islice(self, count, None), length, [self])
 
     def repeat(self, count: int | None = None) -> Dataset:
         """The whole dataset `count` times; for ever with None or -1 (an empty one still ends)."""
@@ -178,16 +185,15 @@ class Dataset:
             length = INFINITE
         else:
             length = self._length if self._length < 0 else self._length * count
-        return Dataset(iterate, length)
+        return Dataset(iterate, length, [self])
 
     def concatenate(self, dataset: Dataset) -> Dataset:
         """This dataset, then `dataset`."""
         _check_dataset("concatenate", dataset)
         lengths = (self._length, dataset._length)
         special = [known for known in (INFINITE, UNKNOWN) if known in lengths]
-        return Dataset(
-            lambda: itertools.chain(self, dataset), special[0] if special else sum(lengths)
-        )
+        length = special[0] if special else sum(lengths)
+        return Dataset(lambda: itertools.chain(self, dataset), length, [self, dataset])
 
     def shuffle(
         self, buffer_size: int, seed: int | None = None, reshuffle_each_iteration: bool = True
@@ -201,11 +207,13 @@ class Dataset:
         buffer_size = whole_number("buffer_size", buffer_size, 1)
         if seed is None:
             seed = int(backend.generator().integers(2**63))
-        seed = whole_number("seed", seed, 0)
-        iterations = itertools.count()
+        order = _Order(whole_number("seed", seed, 0))
 
         def iterate():
-            rng = np.random.default_rng([seed, next(iterations) if reshuffle_each_iteration else 0])
+            rng = np.random.default_rng(
+                [order.seed, order.passes if reshuffle_each_iteration else 0]
+            )
+            order.passes += 1
             source = iter(self)
             buffer = list(itertools.islice(source, buffer_size))
             # Numbers are drawn many at a time: one by one costs more than all the rest.
@@ -217,7 +225,9 @@ class Dataset:
             for place in rng.permutation(len(buffer)):
                 yield buffer[place]
 
-        return Dataset(iterate, self._length)
+        shuffled = Dataset(iterate, self._length, [self])
+        shuffled._orders.append(order)
+        return shuffled
 
     # ---------------------------------------------------------------- one element at a time
 
@@ -227,7 +237,7 @@ class Dataset:
         `num_parallel_calls` is accepted here and in the batch methods and has no effect.
         """
         _check_callable("function", function)
-        return Dataset(lambda: (_call(function, element) for element in self), self._length)
+        return Dataset(lambda: (_call(function, element) for element in self), self._length, [self])
 
     def filter(self, predicate: Callable) -> Dataset:
         """The elements for which `predicate` is true; called in the same way as in `map`."""
@@ -241,12 +251,12 @@ class Dataset:
                 if keep:
                     yield element
 
-        return Dataset(iterate)
+        return Dataset(iterate, parents=[self])
 
     def enumerate(self, start: int = 0) -> Dataset:
         """Tuples `(number, element)`, counted from `start`."""
         start = whole_number("start", start, 0)
-        return Dataset(lambda: enumerate(self, start), self._length)
+        return Dataset(lambda: enumerate(self, start), self._length, [self])
 
     # ---------------------------------------------------------------- batches
 
@@ -290,7 +300,7 @@ class Dataset:
 
         extra = 0 if drop_remainder else batch_size - 1
         length = self._length if self._length < 0 else (self._length + extra) // batch_size
-        return Dataset(iterate, length)
+        return Dataset(iterate, length, [self])
 
     def bucket_by_sequence_length(
         self,
@@ -359,12 +369,15 @@ class Dataset:
                         "with padded_shapes which dimensions to pad to the bucket boundary"
                     )
 
-        return Dataset(iterate)
+        return Dataset(iterate, parents=[self])
 
     # ---------------------------------------------------------------- storing and reading ahead
 
     def cache(self) -> Dataset:
-        """Keeps the elements in memory, from the first complete pass on; do not change them."""
+        """Keeps the elements in memory, from the first complete pass on; do not change them.
+
+        A first pass in another process begins from the first orders again, and so keeps the same.
+        """
         stored: list[list] = []
 
         def iterate():
@@ -387,9 +400,25 @@ class Dataset:
         """
         auto = np.ndim(buffer_size) == 0 and buffer_size == AUTOTUNE
         buffer_size = 2 if auto else whole_number("buffer_size", buffer_size, 1)
-        return Dataset(lambda: read_ahead(self, buffer_size), self._length)
+        return Dataset(lambda: read_ahead(self, buffer_size), self._length, [self])
 
     # ---------------------------------------------------------------- reading
+
+    @property
+    def orders(self) -> list[list[int]]:
+        """Where the shuffles in this pipeline stand, `[seed, passes begun]` each; to be set again,
+        in an equal pipeline, for a training that goes on in the middle."""
+        return [[order.seed, order.passes] for order in self._orders]
+
+    @orders.setter
+    def orders(self, values: Sequence[Sequence[int]]) -> None:
+        if len(values) != len(self._orders):
+            raise ValueError(
+                f"orders: expected those of {len(self._orders)} shuffles, received {len(values)}; "
+                "the data set is another one now"
+            )
+        for order, (seed, passes) in zip(self._orders, values, strict=True):
+            order.seed, order.passes = seed, passes
 
     def __iter__(self) -> Iterator:
         return iter(self._make_iterator())
@@ -418,6 +447,13 @@ class Dataset:
     def __repr__(self) -> str:
         special = {INFINITE: "infinitely many", UNKNOWN: "an unknown number of"}
         return f"<Dataset of {special.get(self._length, self._length)} elements>"
+
+
+class _Order:
+    """What decides the order of a shuffle's next pass."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.passes = seed, 0
 
 
 def _call(function: Callable, element: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+import minirnn
 from fuzz.judge import Finding, ask, refused, require
 from fuzz.values import Draw, bent, mutated
 from minirnn import layers, models, saving
@@ -196,4 +197,46 @@ def described(draw: Draw) -> None:
         ask(saving.describe, made)
 
 
-TARGETS = (model_files, described)
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def train(path: Path) -> Any:
+    """A short training that keeps a checkpoint there, or goes on from it."""
+    minirnn.set_random_seed(0)
+    model = Sequential([layers.Dense(2, "softmax")])
+    model.compile(minirnn.optimizers.SGD(momentum=0.5), "sparse_categorical_crossentropy", ["acc"])
+    x, y = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
+    model.fit(x, y, batch_size=2, epochs=2, verbose=0, checkpoint=path)
+    return model
+
+
+@functools.cache
+def good_checkpoint() -> bytes:
+    path = Path(FOLDER.name, "good.ckpt")
+    train(path)
+    return path.read_bytes()
+
+
+def checkpoint_files(draw: Draw) -> None:
+    """A checkpoint that is not what `fit` wrote: refused by its name, or a training that ends."""
+    content = good_checkpoint()
+    header, numbers = copy.deepcopy(taken_apart(content))
+    how = draw(st.integers(0, 4))
+    if how == 0:
+        content = bent(draw, content)
+    elif how == 1:
+        content = put_together(with_other_tensors(draw, header), numbers)
+    elif how == 2:
+        content = put_together(mutated(draw, header, ["__metadata__"]), numbers)
+    else:
+        stored = json.loads(header["__metadata__"]["header"])
+        keys = ["epoch", "step", "position", "random", "state", "weights"]
+        header["__metadata__"]["header"] = json.dumps(mutated(draw, stored, keys))
+        content = put_together(header, numbers)
+    path = path_of("bad.ckpt", content)
+    model = ask(train, path)
+    if refused(model):
+        require(str(path) in str(model.error), "an error without the file's name", model)
+
+
+TARGETS = (model_files, described, checkpoint_files)
