@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minirnn.backend import Array, floatx, to_device, to_host, xp
-from minirnn.checks import flag, text
+from minirnn.checks import flag, text, with_dtype
 from minirnn.packing import Mask
 
 Shape = tuple[int | None, ...]
@@ -240,13 +240,18 @@ class Layer:
 
 def set_arrays(owner: str, params: dict[str, Array], values: list[np.ndarray]) -> None:
     """Write `values` into the arrays of `params`, in place, if all shapes agree."""
+    if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
+        raise TypeError(f"{owner}: expected a list of arrays, received {values!r:.80}")
     if len(values) != len(params):
         raise ValueError(
             f"{owner}: expected {len(params)} arrays ({', '.join(params)}), received {len(values)}"
         )
+    values = [with_dtype(f"{owner}: {key}", v) for key, v in zip(params, values, strict=True)]
     for (key, target), value in zip(params.items(), values, strict=True):
-        if np.shape(value) != target.shape:
-            raise ValueError(f"{owner}: {key} has shape {target.shape}, received {np.shape(value)}")
+        if value.dtype.kind not in "biuf" + target.dtype.kind:
+            raise TypeError(f"{owner}: {key} is made of numbers, received {value.dtype} values")
+        if value.shape != target.shape:
+            raise ValueError(f"{owner}: {key} has shape {target.shape}, received {value.shape}")
     for target, value in zip(params.values(), values, strict=True):
         target[...] = to_device(value, dtype=target.dtype)
 

@@ -81,6 +81,23 @@ def seed(name: str, value: Any) -> int | None:
     return int(value)
 
 
+def sizes(name: str, shape: Any) -> tuple[int | None, ...]:
+    """`shape`, if it is a tuple or list of whole numbers, or None for any size.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    fits = isinstance(shape, (tuple, list)) and all(
+        size is None or (isinstance(size, (int, np.integer)) and 0 <= size < 2**63)
+        for size in shape
+    )
+    if not fits:
+        raise TypeError(
+            f"{name}: expected a tuple of whole numbers, or None for any size, received {shape!r}"
+        )
+    return tuple(shape)
+
+
 def text(name: str, value: Any) -> str:
     """`value`, if it is a text.
 

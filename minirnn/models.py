@@ -24,7 +24,7 @@ from minirnn.base import Layer, Shape
 from minirnn.batches import batches
 from minirnn.callbacks import Callback, History
 from minirnn.checkpoint import Checkpoint
-from minirnn.checks import flag
+from minirnn.checks import flag, sizes
 from minirnn.layers import Bidirectional, Embedding, Input, OneHot
 from minirnn.lookup import by_name
 from minirnn.metrics import Metric
@@ -70,6 +70,8 @@ class Sequential(Layer):
         self.stop_training = False
         self.turns = Turns()
         self._training_parts: Any = None
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected a list of layers, received {layers!r}")
         for layer in layers:
             self.add(layer)
 
@@ -117,6 +119,8 @@ class Sequential(Layer):
 
     def build(self, input_shape: Shape | None = None) -> None:
         """Make the weights of all layers. The shape may be left out where the layers tell it."""
+        if input_shape is not None:
+            input_shape = sizes("input_shape", input_shape)
         shape = input_shape or self.known_input_shape()
         if shape is None:
             raise ValueError(
@@ -414,7 +418,8 @@ class Sequential(Layer):
         )
         model = cls(saving.made_layers("Sequential", stored), name=name)
         model.trainable = flag("trainable", trainable)
-        model.input_shape = saving.shape_of("Sequential", shape) or model.input_shape
+        if shape is not None:
+            model.input_shape = sizes("input_shape", shape)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:

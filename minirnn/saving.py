@@ -21,7 +21,7 @@ import numpy as np
 
 from minirnn import activations, initializers, layers, losses, optimizers
 from minirnn.backend import to_host, xp
-from minirnn.base import Layer, Shape
+from minirnn.base import Layer
 from minirnn.initializers import blank_weights
 from minirnn.lookup import by_name
 from minirnn.metrics import METRICS, Metric
@@ -125,18 +125,6 @@ def made_layers(kind: str, stored: Any) -> list[Layer]:
     return [revive(layer) for layer in stored]
 
 
-def shape_of(kind: str, stored: Any) -> Shape | None:
-    """An input shape, as JSON has it."""
-    if stored is None:
-        return None
-    sizes = isinstance(stored, (list, tuple)) and all(
-        size is None or (type(size) is int and 0 <= size < 2**63) for size in stored
-    )
-    if not sizes:
-        raise FileFormatError(f"{kind}: expected an input shape, found {stored!r:.80}")
-    return tuple(stored)
-
-
 def of_ours(value: Any, table: Mapping[str, type]) -> Any:
     """`value`, if its class is in `table`, so that `load` will know it."""
     if type(value) not in table.values():
@@ -216,6 +204,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write that is put in its place when all of it is written, and not before."""
     folder, name = os.path.split(os.path.abspath(path))
+    if "\0" in name:
+        raise ValueError(f"path: a name has no null byte in it, received {os.fspath(path)!r}")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"path: there is no folder {folder!r} to write {name!r} into")
     handle, beside = tempfile.mkstemp(prefix=f".{name}.", dir=folder)

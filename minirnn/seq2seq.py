@@ -45,7 +45,7 @@ from minirnn.backend import Array, memory_errors, xp
 from minirnn.base import Layer, Shape
 from minirnn.batches import ArrayBatches, batches
 from minirnn.callbacks import History
-from minirnn.checks import flag, listed, number, whole_number
+from minirnn.checks import flag, listed, number, sizes, whole_number
 from minirnn.encoder_decoder import Decoder, Encoder, check_states
 from minirnn.models import Sequential, TrainingParts, without_activation
 from minirnn.packing import Mask
@@ -338,7 +338,7 @@ class Seq2Seq(Layer):
         halves = (saving.made_layers("Seq2Seq", half) for half in (encoder, decoder))
         model = cls(*halves, start, end, name=name)
         model.trainable = flag("trainable", trainable)
-        model.input_shape = saving.shape_of("Seq2Seq", shape)
+        model.input_shape = None if shape is None else sizes("input_shape", shape)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:

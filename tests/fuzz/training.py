@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+import minirnn
 from fuzz.judge import ask, clean, refused, require
 from fuzz.values import Draw, arguments, array, either, junk
-from minirnn import callbacks, layers
+from minirnn import callbacks, layers, losses, optimizers
 from minirnn.data import Dataset
 from minirnn.models import Sequential
 
@@ -159,7 +160,39 @@ def callback_arguments(draw: Draw) -> None:
     ask(model.fit, x, y, epochs=2, verbose=0, callbacks=[callback])
 
 
-TARGETS = (
-    training_arguments,
-    callback_arguments,
-)
+def model_arguments(draw: Draw) -> None:
+    """The other methods of a model, with anything."""
+    model = fresh(draw(st.sampled_from(["dense", "ids"])))
+    kind = draw(st.integers(0, 7))
+    if kind == 0:
+        stack = [layers.Dense(2), layers.Dropout(0.5)]
+        ask(Sequential, either(draw, (stack, (), [junk(draw)]), 2), name=junk(draw))
+    elif kind == 1:
+        optimizer = either(draw, ("adam", "SGD", "x", optimizers.Adam), 2)
+        loss = either(draw, ("mse", "x", losses.MeanSquaredError), 2)
+        ask(model.compile, optimizer, loss, either(draw, (None, [], ["acc"], ["x"], "acc"), 2))
+    elif kind == 2:
+        twin = Sequential([layers.Dense(2)])
+        shapes = ((None, 3), (3,), (None, None), (2, 3), [None, 3], (-1, -1), (None, "a"))
+        ask(twin.build, either(draw, shapes, 2))
+    elif kind == 3:
+        ask(model.get_layer, either(draw, ("dense", "x"), 2))
+    elif kind == 4:
+        weights = model.get_weights()
+        changed = [array(draw, (w.shape,), ("float32",)) for w in weights]
+        ask(model.set_weights, either(draw, (weights, changed, weights[:1], []), 3))
+        require(all(w.dtype == np.float32 for w in model.get_weights()), "another dtype", changed)
+    elif kind == 5:
+        path = draw(st.sampled_from(["/none/x.mrnn", "/x.keras", "/", "/a\x00b", "/" + "x" * 300]))
+        ask(model.save, path)
+        ask(minirnn.load, path)
+    elif kind == 6:
+        ask(model.add, junk(draw))
+        ask(model, junk(draw), mask=junk(draw), training=either(draw, FLAGS, 2))
+    else:
+        rate = junk(draw)
+        ask(setattr, model.optimizer, "learning_rate", rate)
+        ask(setattr, model, "stop_training", rate)
+
+
+TARGETS = (training_arguments, callback_arguments, model_arguments)
