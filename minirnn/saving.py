@@ -37,6 +37,8 @@ CLASSES: dict[str, type] = {
     )
 }
 
+SPARE = 2**20  # numbers more than a file has, so that `fill` can say of a few what does not fit
+
 MODELS: dict[str, type] = {}  # kinds of models other than Sequential, which a file names
 
 
@@ -249,7 +251,8 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
             raise FileFormatError(f"unknown class {header['class']!r}")
         model_class = MODELS[header["class"]] if "class" in header else model_class
         model = model_class.from_config(header["model"])
-        with blank_weights(sum(v.size for k, v in arrays.items() if k.startswith("weights/"))):
+        stored = sum(value.size for key, value in arrays.items() if key.startswith("weights/"))
+        with blank_weights(stored + SPARE):
             model.build()
         fill(model, arrays)
         if "training" in header:
@@ -261,8 +264,8 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
     broken = [key for key, value in model.params.items() if not bool(xp.isfinite(value).all())]
     if broken:
         warnings.warn(
-            f"{path}: not finite, but NaN or infinite, are numbers in the weights "
-            f"{', '.join(broken)}; what this model computes is no answer",
+            f"{path}: some numbers are not finite, but NaN or infinity, in the weights "
+            f"{', '.join(broken)}; what this model computes may be no answer",
             stacklevel=3,
         )
     return model

@@ -32,7 +32,7 @@ from minirnn.initializers import blank_weights
 from minirnn.interop.matching import directions, host, put_all
 from minirnn.layers import RNN, Bidirectional, Input, TextVectorization, TimeDistributed
 from minirnn.models import Sequential
-from minirnn.saving import DAMAGE, FileFormatError, write_whole
+from minirnn.saving import DAMAGE, SPARE, FileFormatError, write_whole
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
 KERAS_VERSION = "3.12.0"  # whose format is written
@@ -205,7 +205,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         model = _model_from(config)
         _give_vocabulary(model, vocabularies)
         if not model.built:
-            with blank_weights(len(weights) // 2):  # no number is shorter than two bytes
+            with blank_weights(len(weights) // 2 + SPARE):  # each has two bytes or more
                 model.build()
     except FileFormatError as error:
         raise FileFormatError(f"{source}: {error}") from None
