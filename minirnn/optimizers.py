@@ -747,7 +747,7 @@ def _check_ids(key: Hashable, ids: Any, rows: int) -> None:
     """Refuse what is no rising row numbers; of those on the host, the two ends are looked at."""
     fits = getattr(ids, "ndim", 0) == 1 and ids.dtype.kind in "iu"
     if fits and isinstance(ids, np.ndarray) and ids.size:
-        fits = ids[0] >= 0 and ids[-1] < rows
+        fits = ids.item(0) >= 0 and ids.item(-1) < rows
     if not fits:
         raise ValueError(
             f"grads: expected the ids of {key!r} to be rising row numbers below {rows}, received "

@@ -220,8 +220,10 @@ def whole_number(name: str, value: Any, least: int) -> int:
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a whole number, got {shown(value)}")
-    if not least <= value <= sys.maxsize:
-        raise ValueError(f"{name} must be {least} or more (up to {sys.maxsize}), got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, got {value}")
+    if value > sys.maxsize:
+        raise ValueError(f"{name} must be at most {sys.maxsize}, got {value}")
     return int(value)
 
 

@@ -67,7 +67,7 @@ class Rows:
 
     def take(self, count: int) -> Rows:
         """The first `count` rows, or all of them where there are fewer."""
-        count = number("count", count, "a whole number from 0 up", lambda n: n >= 0 and n == n // 1)
+        count = number("count", count, "0 rows or more", lambda n: n >= 0 and n == n // 1)
         return self[: int(count)]
 
     def texts(self) -> list[str]:
