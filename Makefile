@@ -1,6 +1,7 @@
 # `make demo` trains a classifier, `make test` runs every test, `make parity` those that compare with
-# Keras, PyTorch and onnxruntime, which it installs (1 GB), `make docs` builds the documentation. Each
-# first makes its own environment in .venv; all it needs is Python 3.10 or newer, with pip.
+# Keras, PyTorch and onnxruntime, which it installs (1 GB), `make fuzz` feeds bad input to all parts
+# for an hour (FUZZ="--cases 200" takes two minutes), `make docs` builds the documentation. Each first
+# makes its own environment in .venv; all it needs is Python 3.10 or newer, with pip.
 # PYTHON=python3.12 picks another Python.
 
 PYTHON ?= python3
@@ -8,8 +9,9 @@ VENV ?= .venv
 # The products in small models are too small to share: a second thread would only wait for the first.
 RUN = OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python
 DEMO ?=
+FUZZ ?= --seconds 30
 
-.PHONY: demo test parity lint docs clean
+.PHONY: demo test parity fuzz lint docs clean
 
 demo: $(VENV)/minirnn-demo
 	$(RUN) examples/agnews_classifier.py $(DEMO)
@@ -19,6 +21,9 @@ test: $(VENV)/minirnn-test
 
 parity: $(VENV)/minirnn-parity
 	$(RUN) -m pytest tests/interop
+
+fuzz: $(VENV)/minirnn-fuzz
+	$(RUN) scripts/fuzz.py $(FUZZ)
 
 lint: $(VENV)/minirnn-dev
 	$(RUN) -m ruff check .
@@ -47,6 +52,10 @@ $(VENV)/minirnn-test: $(VENV)/bin/python setup.cfg
 
 $(VENV)/minirnn-parity: $(VENV)/bin/python setup.cfg
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,parity]'
+	@touch $@ $(VENV)/minirnn-test $(VENV)/minirnn-demo
+
+$(VENV)/minirnn-fuzz: $(VENV)/bin/python setup.cfg
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@touch $@ $(VENV)/minirnn-test $(VENV)/minirnn-demo
 
 $(VENV)/minirnn-dev: $(VENV)/bin/python setup.cfg

@@ -76,6 +76,8 @@ class _Softmax(Activation):
 
 
 def _softmax(a: Array, out: Array | None = None) -> Array:
+    if not a.size:
+        return _linear(a, out)
     # Shifting a row changes nothing but keeps exp from overflowing; .real serves complex steps.
     y = xp.subtract(a, a.real.max(axis=-1, keepdims=True), out=out)
     xp.exp(y, out=y)

@@ -79,7 +79,7 @@ def set_backend(name: str, argument: str = "backend") -> str:
     Raises:
         ValueError: for any other name.
     """
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"{argument}: expected one of {', '.join(BACKENDS)}; received {name!r}")
     if name == "numpy":
         xp.use(np)
@@ -140,7 +140,8 @@ def to_host(array: Any) -> np.ndarray:
     """A NumPy array; no copy if it is one already."""
     if isinstance(array, np.ndarray):
         return array
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    on_device = hasattr(array, "get") and not hasattr(array, "keys")  # as dicts and tables have
+    return array.get() if on_device else np.asarray(array)
 
 
 def sum_runs(rows: Array, starts: np.ndarray) -> Array:
@@ -200,7 +201,7 @@ def set_floatx(dtype: Any) -> None:
     """
     global _floatx
     for chosen in (np.dtype("float32"), np.dtype("float64")):
-        if dtype is not None and (dtype == chosen.name or dtype == chosen):
+        if isinstance(dtype, (str, type, np.dtype)) and dtype == chosen:
             _floatx = chosen
             return
     raise ValueError(f"floatx: expected float32 or float64, received {dtype!r}")
@@ -219,10 +220,14 @@ def set_random_seed(seed: int) -> None:
     can be trained side by side, each to the numbers of its seed.
     """
     global _generator
+    try:
+        seeded = np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"seed: expected a whole number from 0 up, received {seed!r}") from None
     if threading.current_thread() is threading.main_thread():
-        _generator = np.random.default_rng(seed)
+        _generator = seeded
     else:
-        _own.set(np.random.default_rng(seed))
+        _own.set(seeded)
 
 
 def generator() -> np.random.Generator:

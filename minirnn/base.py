@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minirnn.backend import Array, floatx, to_device, to_host, xp
+from minirnn.checks import flag, text, with_dtype
 from minirnn.packing import Mask
 
 Shape = tuple[int | None, ...]
@@ -63,9 +64,10 @@ class Layer:
             raise TypeError(
                 f"{type(self).__name__}: there is no argument {', '.join(unknown)}{hint}"
             )
+        name = None if name is None else text("name", name)
         self.name = name or snake_case(type(self).__name__)
         self.named_by_user = name is not None
-        self.trainable = trainable
+        self.trainable = flag("trainable", trainable)
         self.built = False
         self._weights: dict[str, Array] = {}
 
@@ -229,7 +231,7 @@ class Layer:
         arguments = dict(config)
         trainable = arguments.pop("trainable", True)
         layer = cls(**arguments)
-        layer.trainable = trainable
+        layer.trainable = flag("trainable", trainable)
         return layer
 
     def __repr__(self) -> str:
@@ -238,13 +240,18 @@ class Layer:
 
 def set_arrays(owner: str, params: dict[str, Array], values: list[np.ndarray]) -> None:
     """Write `values` into the arrays of `params`, in place, if all shapes agree."""
+    if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
+        raise TypeError(f"{owner}: expected a list of arrays, received {values!r:.80}")
     if len(values) != len(params):
         raise ValueError(
             f"{owner}: expected {len(params)} arrays ({', '.join(params)}), received {len(values)}"
         )
+    values = [with_dtype(f"{owner}: {key}", v) for key, v in zip(params, values, strict=True)]
     for (key, target), value in zip(params.items(), values, strict=True):
-        if np.shape(value) != target.shape:
-            raise ValueError(f"{owner}: {key} has shape {target.shape}, received {np.shape(value)}")
+        if value.dtype.kind not in "biuf" + target.dtype.kind:
+            raise TypeError(f"{owner}: {key} is made of numbers, received {value.dtype} values")
+        if value.shape != target.shape:
+            raise ValueError(f"{owner}: {key} has shape {target.shape}, received {value.shape}")
     for target, value in zip(params.values(), values, strict=True):
         target[...] = to_device(value, dtype=target.dtype)
 

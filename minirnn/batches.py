@@ -29,7 +29,7 @@ from minirnn.backend import (
     set_generator_state,
     to_host,
 )
-from minirnn.checks import whole_number
+from minirnn.checks import host_array, number, whole_number
 from minirnn.text import TextVectorization, pad_rows
 
 Position = Mapping[str, Any]
@@ -88,8 +88,7 @@ class ArrayBatches:
 
     def split(self, share: float) -> tuple[ArrayBatches, ArrayBatches]:
         """The first rows, and the last `share` of them."""
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split: expected a share between 0 and 1, got {share!r}")
+        share = number("validation_split", share, "a share between 0 and 1", lambda s: 0 < s < 1)
         border = math.floor(self.rows * (1 - share))  # as Keras rounds
         if border == 0 or border == self.rows:
             raise ValueError(
@@ -361,10 +360,11 @@ def as_rows(name: str, values: Any) -> Any:
     if hasattr(values, "shape"):
         if np.ndim(values) == 0:
             raise ValueError(f"{name}: expected an array or list of rows, received one number")
-        values = to_host(values)
+        values = host_array(name, values)
         if values.dtype != object or not len(values) or np.ndim(values[0]) == 0:
             return values
-    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
+    listed = hasattr(values, "__len__") and hasattr(values, "__getitem__")
+    if isinstance(values, (str, bytes, Mapping)) or not listed:
         raise TypeError(f"{name}: expected an array or list of rows, received {type(values)}")
     if len(values) and isinstance(values[0], tuple):
         raise TypeError(
@@ -386,7 +386,7 @@ def as_rows(name: str, values: Any) -> Any:
 def weights_of_rows(sample_weight: Any) -> np.ndarray:
     """Sample weights (rows,) or (rows, time) as floats."""
     try:
-        weights = np.asarray(to_host(sample_weight), dtype=floatx())
+        weights = host_array("sample_weight", sample_weight).astype(floatx())
     except (TypeError, ValueError) as error:
         raise ValueError(f"sample_weight: expected numbers of equal rows ({error})") from None
     if weights.ndim == 0:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from minirnn.checks import flag, number, text
+
 Logs = dict[str, float]
 
 
@@ -75,16 +77,20 @@ class History(Callback):
         self.epoch, self.history = state["epoch"], state["history"]
 
 
+def _epochs(name: str, value: int) -> int:
+    return number(name, value, "a number of epochs from 0 up", lambda epochs: epochs >= 0)
+
+
 class _Watch:
     """Follows one figure and says whether it has become better."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
-        if mode not in ("auto", "min", "max"):
+        if not isinstance(mode, str) or mode not in ("auto", "min", "max"):
             raise ValueError(f"mode: expected 'auto', 'min' or 'max', received {mode!r}")
-        self.monitor = monitor
+        self.monitor = text("monitor", monitor)
         rising = mode == "max" or (mode == "auto" and "acc" in monitor)
         self.sign = 1 if rising else -1
-        self.min_delta = abs(min_delta)
+        self.min_delta = abs(number("min_delta", min_delta))
         self.best: float | None = None
 
     def read(self, logs: Logs) -> float:
@@ -126,8 +132,8 @@ class EarlyStopping(Callback):
     ) -> None:
         self.verbose = verbose
         self.watch = _Watch(monitor, mode, min_delta)
-        self.patience = patience
-        self.restore_best_weights = restore_best_weights
+        self.patience = _epochs("patience", patience)
+        self.restore_best_weights = flag("restore_best_weights", restore_best_weights)
         self.stopped_epoch: int | None = None
 
     def on_train_begin(self) -> None:
@@ -177,11 +183,10 @@ class ReduceLROnPlateau(Callback):
         verbose: int = 0,
     ) -> None:
         self.verbose = verbose
-        if not 0 < factor < 1:
-            raise ValueError(f"factor: expected a number between 0 and 1, received {factor!r}")
+        self.factor = number("factor", factor, "a number between 0 and 1", lambda f: 0 < f < 1)
         self.watch = _Watch(monitor, mode, min_delta)
-        self.factor, self.patience = factor, patience
-        self.cooldown, self.min_lr = cooldown, min_lr
+        self.patience, self.cooldown = _epochs("patience", patience), _epochs("cooldown", cooldown)
+        self.min_lr = number("min_lr", min_lr, "a finite number from 0 up", lambda r: r >= 0)
 
     def on_train_begin(self) -> None:
         self.watch.best, self.waited, self.cooling = None, 0, 0
@@ -217,6 +222,8 @@ class LearningRateScheduler(Callback):
     """Sets the learning rate before each epoch: `schedule(epoch, rate_so_far) -> rate`."""
 
     def __init__(self, schedule: Callable[[int, float], float], verbose: int = 0) -> None:
+        if not callable(schedule):
+            raise TypeError(f"schedule: expected a function (epoch, rate), received {schedule!r}")
         self.schedule, self.verbose = schedule, verbose
 
     def on_epoch_begin(self, epoch: int) -> None:

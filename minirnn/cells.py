@@ -47,7 +47,7 @@ import numpy as np
 
 from minirnn import activations, initializers
 from minirnn.backend import Array, floatx, get_backend, to_device, xp
-from minirnn.checks import numbers, whole_number
+from minirnn.checks import flag, numbers, whole_number
 from minirnn.packing import Packing
 
 State = tuple[Array, ...]
@@ -86,7 +86,7 @@ class Cell:
     ) -> None:
         self.units = whole_number("units", units)
         self.activation = activations.get(activation)
-        self.use_bias = use_bias
+        self.use_bias = flag("use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.recurrent_initializer = initializers.get(recurrent_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
@@ -372,7 +372,7 @@ class LSTMCell(GatedCell):
             recurrent_initializer,
             bias_initializer,
         )
-        self.unit_forget_bias = unit_forget_bias
+        self.unit_forget_bias = flag("unit_forget_bias", unit_forget_bias)
 
     def initial_bias(self, width: int) -> Array:
         bias = super().initial_bias(width)

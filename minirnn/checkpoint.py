@@ -333,8 +333,9 @@ def differing(there: Any, here: Any) -> tuple[Any, Any]:
     """The first parts of two descriptions that differ."""
     if not isinstance(there, dict) or not isinstance(here, dict):
         return there, here
-    key = next(key for key in {**there, **here} if there.get(key) != here.get(key))
-    return f"{key} {there.get(key)}", f"{key} {here.get(key)}"
+    none = "is missing"  # which is not the same as None
+    key = next(k for k in {**there, **here} if there.get(k, none) != here.get(k, none))
+    return f"{key} {there.get(key, none)}", f"{key} {here.get(key, none)}"
 
 
 def told(standing: Standing) -> str:

@@ -25,7 +25,7 @@ from minirnn import activations
 from minirnn.backend import Array, generator, to_host
 from minirnn.base import Layer
 from minirnn.cells import State
-from minirnn.checks import whole_number
+from minirnn.checks import flag, host_array, whole_number
 from minirnn.layers import (
     RNN,
     Activation,
@@ -73,7 +73,7 @@ def sample(
             number of classes, predictions that are no probabilities, or NaN.
     """
     temperature = _checked_temperature(temperature)
-    logits = _as_logits(predictions, from_logits)
+    logits = _as_logits(predictions, flag("from_logits", from_logits))
     classes = logits.shape[-1]
     if top_k is not None:
         if whole_number("top_k", top_k) > classes:
@@ -89,7 +89,10 @@ def sample(
 
 
 def _as_logits(predictions: Any, from_logits: bool) -> np.ndarray:
-    values = to_host(predictions).astype(np.float64)
+    values = host_array("predictions", predictions)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"predictions: expected numbers, received {values.dtype} values")
+    values = values.astype(np.float64)
     if values.ndim == 0 or values.shape[-1] == 0:
         raise ValueError(f"predictions: expected shape (..., classes), received {values.shape}")
     if from_logits:
@@ -119,6 +122,8 @@ def _generator(rng: Random) -> np.random.Generator:
         return generator()
     if not isinstance(rng, (np.random.Generator, int, np.integer)):
         raise TypeError(f"rng: expected a numpy.random.Generator, a seed or None, got {rng!r}")
+    if not isinstance(rng, np.random.Generator) and rng < 0:
+        raise ValueError(f"rng: expected a seed from 0 up, received {rng!r}")
     return np.random.default_rng(rng)
 
 
@@ -259,7 +264,7 @@ def generate(
 def beginnings(start_ids: Any, limit: int) -> tuple[bool, list[np.ndarray]]:
     """Whether it is one row of ids alone, and the rows."""
     if not isinstance(start_ids, (list, tuple)):
-        start_ids = to_host(start_ids)
+        start_ids = host_array("start_ids", start_ids)
         if start_ids.ndim not in (1, 2):
             raise ValueError(
                 "start_ids: expected ids (time,) or (rows, time), or a list of rows; received "

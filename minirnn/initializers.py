@@ -6,14 +6,21 @@ same values at every call, as in Keras; without a seed it draws from `minirnn.ba
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
+from minirnn import checks
 from minirnn.backend import floatx, generator
+from minirnn.checks import host_array, number
 from minirnn.lookup import by_name
+
+ROOM: ContextVar[int | None] = ContextVar("room", default=None)  # see `blank_weights`
 
 
 class Initializer:
@@ -22,9 +29,28 @@ class Initializer:
     seed: int | None = None
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
-        """An array of `shape` in `dtype` (default: `floatx()`)."""
+        """An array of `shape` in `dtype` (default: `floatx()`).
+
+        Raises:
+            MemoryError: if there is no room for it.
+        """
+        shape, dtype, room = tuple(shape), dtype or floatx(), ROOM.get()
+        size = math.prod(shape)
+        if room is not None:
+            if size > room:
+                raise ValueError(f"a weight of shape {shape} is larger than all that are stored")
+            ROOM.set(room - size)
+            return np.zeros(shape, dtype)
         random = generator() if self.seed is None else np.random.default_rng(self.seed)
-        return self.draw(tuple(shape), random).astype(dtype or floatx())
+        try:
+            if size > MOST:
+                raise MemoryError
+            return self.draw(shape, random).astype(dtype)
+        except MemoryError:
+            raise MemoryError(
+                f"there is no memory for a weight of shape {shape}: it needs {8 * size:.1e} bytes "
+                "while it is made. Use fewer units or a smaller vocabulary."
+            ) from None
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
@@ -48,6 +74,23 @@ class Initializer:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+MOST = np.iinfo(np.intp).max // 8  # numbers that can be counted
+
+
+@contextlib.contextmanager
+def blank_weights(room: int) -> Iterator[None]:
+    """In here weights are not drawn: they are zeros, for stored ones to take their place.
+
+    room: so many numbers are stored. Weights that would be more, all together, are refused with a
+        ValueError before there is any memory for them.
+    """
+    token = ROOM.set(room)
+    try:
+        yield
+    finally:
+        ROOM.reset(token)
 
 
 class Zeros(Initializer):
@@ -74,6 +117,9 @@ class Constant(Initializer):
     """All one number, or a given array (pretrained vectors, say) of the very shape."""
 
     def __init__(self, value: Any = 0.0) -> None:
+        array = host_array("value", value)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(f"value: expected numbers, received {array.dtype} values")
         self.value = value
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
@@ -91,7 +137,10 @@ class RandomUniform(Initializer):
     def __init__(
         self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None
     ) -> None:
-        self.minval, self.maxval, self.seed = minval, maxval, seed
+        self.minval, self.maxval = number("minval", minval), number("maxval", maxval)
+        if not 0 <= self.maxval - self.minval <= checks.LARGEST:
+            raise ValueError(f"maxval: expected no less than minval {minval}, received {maxval}")
+        self.seed = checks.seed("seed", seed)
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         return random.uniform(self.minval, self.maxval, shape)
@@ -101,7 +150,9 @@ class RandomNormal(Initializer):
     """Normal with this mean and standard deviation."""
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
-        self.mean, self.stddev, self.seed = mean, stddev, seed
+        self.mean = number("mean", mean)
+        self.stddev = number("stddev", stddev, "a finite number from 0 up", lambda s: s >= 0)
+        self.seed = checks.seed("seed", seed)
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         return random.normal(self.mean, self.stddev, shape)
@@ -114,7 +165,7 @@ class GlorotUniform(Initializer):
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self.seed = seed
+        self.seed = checks.seed("seed", seed)
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         limit = math.sqrt(6 / max(1, sum(fans(shape))))
@@ -125,7 +176,7 @@ class HeUniform(Initializer):
     """Uniform in ±sqrt(6 / fan_in) (He et al., 2015), for relu."""
 
     def __init__(self, seed: int | None = None) -> None:
-        self.seed = seed
+        self.seed = checks.seed("seed", seed)
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         limit = math.sqrt(6 / max(1, fans(shape)[0]))
@@ -140,7 +191,7 @@ class Orthogonal(Initializer):
     """
 
     def __init__(self, gain: float = 1.0, seed: int | None = None) -> None:
-        self.gain, self.seed = gain, seed
+        self.gain, self.seed = number("gain", gain), checks.seed("seed", seed)
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         if len(shape) < 2:

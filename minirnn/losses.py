@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.backend import Array, floatx, to_device, to_host, xp
-from minirnn.checks import all_within
+from minirnn.backend import Array, to_device, xp
+from minirnn.checks import all_within, flag, host_array, number, numbers
 from minirnn.lookup import by_name
 from minirnn.packing import Mask
 
@@ -99,7 +99,7 @@ class Loss:
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None
     ) -> float:
         """The mean loss alone; see `forward`."""
-        batch = Elements(y_true, to_device(y_pred), self.sparse, sample_weight, mask)
+        batch = Elements(y_true, y_pred, self.sparse, sample_weight, mask)
         losses, _ = self.elementwise(batch.y_true, batch.y_pred)
         if batch.weights is not None:
             losses = losses * to_device(batch.weights, dtype=losses.dtype)
@@ -150,7 +150,7 @@ class SparseCategoricalCrossentropy(Loss):
     sparse = True
 
     def __init__(self, from_logits: bool = False) -> None:
-        self.from_logits = from_logits
+        self.from_logits = flag("from_logits", from_logits)
 
     def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
         labels = to_device(y_true)
@@ -197,12 +197,10 @@ class CategoricalCrossentropy(Loss):
     activation = "softmax"
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(
-                f"label_smoothing: expected a number from 0 to 1, received {label_smoothing!r}"
-            )
-        self.from_logits = from_logits
-        self.label_smoothing = label_smoothing
+        self.from_logits = flag("from_logits", from_logits)
+        self.label_smoothing = number(
+            "label_smoothing", label_smoothing, "a number from 0 to 1", lambda s: 0 <= s <= 1
+        )
 
     def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
         y = to_device(y_true, dtype=y_pred.real.dtype)
@@ -244,7 +242,7 @@ class BinaryCrossentropy(Loss):
     activation = "sigmoid"
 
     def __init__(self, from_logits: bool = False) -> None:
-        self.from_logits = from_logits
+        self.from_logits = flag("from_logits", from_logits)
 
     def elementwise(self, y_true: np.ndarray, y_pred: Array) -> tuple[Array, Any]:
         _check_within_0_and_1(y_true)
@@ -377,8 +375,7 @@ class Elements:
         sample_weight: Any = None,
         mask: Mask | np.ndarray | None = None,
     ) -> None:
-        if y_pred.dtype.kind not in "fc":
-            y_pred = y_pred.astype(floatx())
+        y_pred = numbers("y_pred", y_pred)
         self.shape = y_pred.shape
         *elements, C = self.shape
         if len(elements) not in (1, 2):
@@ -389,7 +386,7 @@ class Elements:
         if y_pred.size == 0:
             raise ValueError(f"y_pred: the batch is empty, its shape is {self.shape}")
         shape = tuple(elements)
-        y_true = _fitting(to_host(y_true), shape, C, sparse)
+        y_true = _fitting(host_array("y_true", y_true), shape, C, sparse)
         weights = None if sample_weight is None else _fitting_weights(sample_weight, shape)
 
         mask = Mask.of(mask)
@@ -448,8 +445,9 @@ def _fitting(y_true: np.ndarray, elements: tuple[int, ...], C: int, sparse: bool
             return y_true.reshape(-1)
         expected, hint = elements, "for one-hot targets use categorical_crossentropy"
     else:
-        if y_true.dtype.kind in "OUS":
-            raise TypeError(f"y_true: expected numbers, received text such as {y_true.flat[0]!r}")
+        if y_true.dtype.kind not in "biuf":
+            such = f" such as {y_true.flat[0]!r}" if y_true.size else ""
+            raise TypeError(f"y_true: expected numbers, received {y_true.dtype} values{such}")
         if y_true.shape == (*elements, C) or (C == 1 and y_true.shape == elements):
             return y_true.reshape(-1, C)
         expected, hint = (*elements, C), "for class numbers use sparse_categorical_crossentropy"
@@ -459,7 +457,9 @@ def _fitting(y_true: np.ndarray, elements: tuple[int, ...], C: int, sparse: bool
 
 
 def _fitting_weights(sample_weight: Any, elements: tuple[int, ...]) -> np.ndarray:
-    weights = to_host(sample_weight)
+    weights = host_array("sample_weight", sample_weight)
+    if weights.dtype.kind not in "biuf":
+        raise TypeError(f"sample_weight: expected numbers, received {weights.dtype} values")
     if weights.shape == elements:
         return weights.reshape(-1)
     if weights.shape in (elements[:1], (elements[0], 1)):

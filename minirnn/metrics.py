@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 
 from minirnn import losses
-from minirnn.backend import Array, to_device, to_host, xp
+from minirnn.backend import Array, to_device, xp
+from minirnn.checks import host_array, number, numbers, text, whole_number
 from minirnn.lookup import by_name
 from minirnn.losses import Elements, Loss
 from minirnn.packing import Mask
+
+MOST_CLASSES = 5_000  # of a confusion matrix, which has as many rows as columns
 
 
 class Metric:
@@ -40,6 +43,7 @@ class Metric:
     ranks_only = False
 
     def __init__(self, name: str | None = None) -> None:
+        name = None if name is None else text("name", name)
         self.name = name or next(key for key, kind in METRICS.items() if kind is type(self))
         self.reset()
 
@@ -55,7 +59,7 @@ class Metric:
         mask: Mask | np.ndarray | None = None,
     ) -> None:
         """Take a batch in. Arguments and errors are those of `Loss.forward`."""
-        batch = Elements(y_true, to_device(y_pred), self.sparse, sample_weight, mask)
+        batch = Elements(y_true, y_pred, self.sparse, sample_weight, mask)
         values = self.values(batch.y_true, batch.y_pred)
         if batch.weights is None:
             self.add(values.sum(dtype=xp.float64), len(batch.y_pred))
@@ -117,7 +121,7 @@ class BinaryAccuracy(Metric):
 
     def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
         super().__init__(name)
-        self.threshold = threshold
+        self.threshold = number("threshold", threshold)
 
     def values(self, y_true: np.ndarray, y_pred: Array) -> Array:
         return ((y_pred > self.threshold) == to_device(y_true)).mean(axis=1)
@@ -131,7 +135,7 @@ class SparseTopKCategoricalAccuracy(Metric):
 
     def __init__(self, k: int = 5, name: str | None = None) -> None:
         super().__init__(name)
-        self.k = k
+        self.k = whole_number("k", k)
 
     def values(self, y_true: np.ndarray, y_pred: Array) -> Array:
         labels = to_device(y_true)
@@ -167,7 +171,8 @@ class Accuracy(Metric):
         sample_weight: Any = None,
         mask: Mask | np.ndarray | None = None,
     ) -> None:
-        shape = np.shape(y_true)
+        y_true, y_pred = host_array("y_true", y_true), numbers("y_pred", y_pred)
+        shape = y_true.shape
         if y_pred.shape[-1] == 1:
             chosen: type[Metric] = BinaryAccuracy
         elif len(shape) < y_pred.ndim or shape[-1] == 1:
@@ -232,20 +237,22 @@ def confusion_matrix(y_true: Any, y_pred: Any, classes: int) -> np.ndarray:
     array([[1, 0],
            [1, 1]])
     """
-    true, predicted = to_host(y_true), to_host(y_pred)
+    true, predicted = host_array("y_true", y_true), host_array("y_pred", y_pred)
+    if whole_number("classes", classes) > MOST_CLASSES:
+        raise ValueError(f"classes: expected at most {MOST_CLASSES:,}, received {classes}")
     if true.ndim != 1 or true.shape != predicted.shape:
         raise ValueError(
             "y_true, y_pred: expected class numbers of one shape (N,), "
             f"received {true.shape} and {predicted.shape}"
         )
-    for name, numbers in (("y_true", true), ("y_pred", predicted)):
-        if numbers.dtype.kind not in "iu" and numbers.size:
-            raise ValueError(f"{name}: expected class numbers, received {numbers.dtype}")
-        bad = np.flatnonzero((numbers < 0) | (numbers >= classes))
+    for name, labels in (("y_true", true), ("y_pred", predicted)):
+        if labels.dtype.kind not in "iu" and labels.size:
+            raise ValueError(f"{name}: expected class labels, received {labels.dtype}")
+        bad = np.flatnonzero((labels < 0) | (labels >= classes))
         if bad.size:
             raise ValueError(
                 f"{name}: expected each number to be one of the {classes} classes, 0 to "
-                f"{classes - 1}; received {numbers[bad[0]].item()} in row {bad[0]}"
+                f"{classes - 1}; received {labels[bad[0]].item()} in row {bad[0]}"
             )
     pairs = true.astype(np.int64) * classes + predicted.astype(np.int64)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

@@ -24,6 +24,7 @@ from minirnn.base import Layer, Shape
 from minirnn.batches import batches
 from minirnn.callbacks import Callback, History
 from minirnn.checkpoint import Checkpoint
+from minirnn.checks import flag, sizes
 from minirnn.layers import Bidirectional, Embedding, Input, OneHot
 from minirnn.lookup import by_name
 from minirnn.metrics import Metric
@@ -69,6 +70,8 @@ class Sequential(Layer):
         self.stop_training = False
         self.turns = Turns()
         self._training_parts: Any = None
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected a list of layers, received {layers!r}")
         for layer in layers:
             self.add(layer)
 
@@ -116,6 +119,8 @@ class Sequential(Layer):
 
     def build(self, input_shape: Shape | None = None) -> None:
         """Make the weights of all layers. The shape may be left out where the layers tell it."""
+        if input_shape is not None:
+            input_shape = sizes("input_shape", input_shape)
         shape = input_shape or self.known_input_shape()
         if shape is None:
             raise ValueError(
@@ -383,6 +388,8 @@ class Sequential(Layer):
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs of one batch, on the host."""
+        if not hasattr(x, "__len__") or (hasattr(x, "shape") and not x.shape):
+            raise TypeError(f"x: expected a batch of rows, received {x!r}")
         return training.predict(self, x, batch_size=len(x))
 
     # -- describing and storing --
@@ -404,10 +411,13 @@ class Sequential(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Sequential:
         """An equal model with new weights."""
-        model = cls([saving.revive(layer) for layer in config["layers"]], name=config["name"])
-        model.trainable = config["trainable"]
-        if config["input_shape"] is not None:
-            model.input_shape = tuple(config["input_shape"])
+        stored, name, trainable, shape = saving.fields(
+            "Sequential", config, "layers", "name", "trainable", "input_shape"
+        )
+        model = cls(saving.made_layers("Sequential", stored), name=name)
+        model.trainable = flag("trainable", trainable)
+        if shape is not None:
+            model.input_shape = sizes("input_shape", shape)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -47,6 +47,7 @@ import numpy as np
 from minirnn import schedules, stepping  # noqa: F401  (`optimizers.schedules`, as in Keras)
 from minirnn.backend import Array, to_device, to_host, xp
 from minirnn.base import RowGradient
+from minirnn.checks import flag, host_array, number
 from minirnn.compiled import for_floats
 from minirnn.finite import squared_norm
 from minirnn.lookup import by_name
@@ -100,11 +101,10 @@ class Optimizer:
                 + ", ".join(f"{name}={value!r}" for name, value in given.items())
             )
         for name, value in given.items():
-            if not value > 0:
-                raise ValueError(f"{name}: expected a number above 0, received {value!r}")
-        self.clipnorm = clipnorm
-        self.global_clipnorm = global_clipnorm
-        self.clipvalue = clipvalue
+            clipping[name] = number(name, value, "a number above 0", lambda limit: limit > 0)
+        self.clipnorm = clipping["clipnorm"]
+        self.global_clipnorm = clipping["global_clipnorm"]
+        self.clipvalue = clipping["clipvalue"]
         self._learning_rate = _checked_rate(learning_rate)
         self.iterations = 0
         self._averages: dict[Hashable, dict[str, Array]] = {}  # each of its parameter's shape
@@ -130,7 +130,7 @@ class Optimizer:
         Setting it raises TypeError where a schedule is in force.
         """
         if isinstance(self._learning_rate, LearningRateSchedule):
-            return float(self._learning_rate(self.iterations))
+            return _checked_rate(self._learning_rate(self.iterations))
         return self._learning_rate
 
     @learning_rate.setter
@@ -317,7 +317,7 @@ class Optimizer:
         Raises:
             ValueError: if `state` comes from another kind of optimizer.
         """
-        state = dict(state)
+        state = _checked_state(type(self).__name__, state)
         expected = {"iterations", *(f"scale/{slot}" for slot in self.decays)}
         if missing := sorted(expected - state.keys()):
             raise ValueError(
@@ -429,10 +429,9 @@ class SGD(Optimizer):
         nesterov: bool = False,
         **clipping: float | None,
     ) -> None:
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum: expected a number from 0 to 1, received {momentum!r}")
+        momentum = number("momentum", momentum, "a number from 0 to 1", lambda m: 0 <= m <= 1)
         self.momentum = momentum
-        self.nesterov = nesterov
+        self.nesterov = flag("nesterov", nesterov)
         if momentum:
             self.slots = {"velocity": 0.0}
             self.decays = {"velocity": momentum}
@@ -477,10 +476,10 @@ class RMSprop(Optimizer):
         **clipping: float | None,
     ) -> None:
         _check_decays(rho=rho, momentum=momentum)
-        self.rho = rho
-        self.momentum = momentum
-        self.epsilon = epsilon
-        self.centered = centered
+        self.rho = float(rho)
+        self.momentum = momentum = float(momentum)
+        self.epsilon = _positive("epsilon", epsilon)
+        self.centered = flag("centered", centered)
         self.decays = {"momentum": momentum} if momentum else {}
         self.decays |= {"v": rho, "average": rho} if centered else {"v": rho}
         self.slots = dict.fromkeys(self.decays, 0.0)
@@ -536,14 +535,14 @@ class Adagrad(Optimizer):
         epsilon: float = 1e-7,
         **clipping: float | None,
     ) -> None:
-        if not initial_accumulator_value >= 0:
-            raise ValueError(
-                "initial_accumulator_value: expected a number not below 0, "
-                f"received {initial_accumulator_value!r}"
-            )
-        self.initial_accumulator_value = initial_accumulator_value
-        self.epsilon = epsilon
-        self.slots = {"accumulator": initial_accumulator_value}
+        self.initial_accumulator_value = number(
+            "initial_accumulator_value",
+            initial_accumulator_value,
+            "a number not below 0",
+            lambda value: value >= 0,
+        )
+        self.epsilon = _positive("epsilon", epsilon)
+        self.slots = {"accumulator": self.initial_accumulator_value}
         super().__init__(learning_rate, **clipping)
 
     def rules(self, rate: float) -> tuple[Learn, Drift | None]:
@@ -588,10 +587,10 @@ class Adam(Optimizer):
         **clipping: float | None,
     ) -> None:
         _check_decays(beta_1=beta_1, beta_2=beta_2)
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.lazy = lazy
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = _positive("epsilon", epsilon)
+        self.lazy = flag("lazy", lazy)
         self.decays = {"m": beta_1, "v": beta_2}
         self.slots = {"m": 0.0, "v": 0.0, "root": 0.0}
         super().__init__(learning_rate, **clipping)
@@ -682,21 +681,48 @@ def get(identifier: str | Optimizer) -> Optimizer:
 def _checked_rate(rate: Any) -> float | LearningRateSchedule:
     if isinstance(rate, LearningRateSchedule):
         return rate
-    try:
-        number = float(rate)
-    except (TypeError, ValueError):
+    if hasattr(rate, "item") and not rate.shape:  # an array of one number
+        rate = rate.item()
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
         raise TypeError(
             f"learning_rate: expected a number or a LearningRateSchedule, received {rate!r}"
-        ) from None
-    if not 0 <= number < math.inf:
-        raise ValueError(f"learning_rate: expected a finite number not below 0, received {rate!r}")
-    return number
+        )
+    return float(
+        number("learning_rate", rate, "a finite number not below 0", lambda rate: rate >= 0)
+    )
 
 
 def _check_decays(**decays: float) -> None:
     for name, value in decays.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name}: expected a number from 0 to below 1, received {value!r}")
+        number(name, value, "a number from 0 to below 1", lambda decay: 0 <= decay < 1)
+
+
+def _positive(name: str, value: Any) -> float:
+    """A divisor that float32 does not take for 0."""
+    least = float(np.finfo(np.float32).tiny)
+    return number(name, value, f"a number from {least:.3g} up", lambda value: value >= least)
+
+
+def _checked_state(owner: str, state: Any) -> dict[str, Any]:
+    """A copy of `state`, if its numbers and averages can be some."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"optimizer state: expected names and values, received {state!r}")
+    for name, value in state.items():
+        where = f"optimizer state of {owner}: {name}"
+        if name == "iterations":
+            number(where, value, "a whole number from 0 up", lambda n: n >= 0 and n == int(n))
+        elif name == "learning_rate":
+            _checked_rate(value)
+        elif str(name).startswith("scale/"):
+            number(where, value, "a number above 0", lambda scale: scale > 0)
+        else:
+            average = host_array(where, value)
+            if average.dtype.kind != "f" or not np.isfinite(average).all():
+                raise ValueError(f"{where}: expected finite numbers, received {average.dtype}")
+            squares = str(name).rpartition("/")[2] in ("v", "accumulator")
+            if squares and (average < 0).any():
+                raise ValueError(f"{where}: a mean of squares is not below 0")
+    return dict(state)
 
 
 def _check_shapes(params: Mapping, grads: Mapping) -> None:
@@ -707,13 +733,33 @@ def _check_shapes(params: Mapping, grads: Mapping) -> None:
             )
         expected = params[key].shape
         if isinstance(gradient, RowGradient):
+            _check_ids(key, gradient.ids, expected[0])
             expected = (len(gradient.ids), *expected[1:])
             gradient = gradient.rows
-        if gradient.shape != expected:
+        bad = getattr(gradient, "shape", None) != expected or gradient.dtype.kind != "f"
+        if bad or isinstance(gradient, np.ma.MaskedArray):
             raise ValueError(
                 f"grads: expected the gradient of {key!r} to have shape {expected}, "
-                f"received {gradient.shape}"
+                f"received {_outline(gradient)}"
             )
+
+
+def _check_ids(key: Hashable, ids: Any, rows: int) -> None:
+    """Refuse what is no rising row numbers; of those on the host, the two ends are looked at."""
+    fits = getattr(ids, "ndim", 0) == 1 and ids.dtype.kind in "iu"
+    if fits and isinstance(ids, np.ndarray) and ids.size:
+        fits = ids.item(0) >= 0 and ids.item(-1) < rows
+    if not fits:
+        raise ValueError(
+            f"grads: expected the ids of {key!r} to be rising row numbers below {rows}, received "
+            f"{ids!r:.80}"
+        )
+
+
+def _outline(gradient: Any) -> str:
+    if not hasattr(gradient, "shape"):
+        return f"{gradient!r:.80}"
+    return f"{gradient.shape}" + (f" of {gradient.dtype}" if gradient.dtype.kind != "f" else "")
 
 
 def _label(key: Hashable) -> str:

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn.backend import Array, get_backend, to_device, to_host, xp
+from minirnn.backend import Array, get_backend, to_device, xp
+from minirnn.checks import host_array
 from minirnn.compiled import for_floats
 
 
@@ -351,7 +352,7 @@ class Mask:
     """
 
     def __init__(self, array: Any) -> None:
-        array = to_host(array)
+        array = host_array("mask", array)
         if array.ndim != 2 or array.dtype != bool:
             raise ValueError(
                 "mask: expected booleans of shape (batch, time), True = a real step; received "

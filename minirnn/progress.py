@@ -20,7 +20,7 @@ class Progress:
     """
 
     def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
-        if verbose not in ("auto", 0, 1, 2):
+        if not isinstance(verbose, (str, int)) or verbose not in ("auto", 0, 1, 2):
             raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
         self.title, self.steps = title, steps
         self.wants_bar = verbose in ("auto", 1) and takes_bars(sys.stderr)

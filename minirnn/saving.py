@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -19,8 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minirnn import activations, initializers, layers, losses, optimizers
-from minirnn.backend import to_host
+from minirnn.backend import to_host, xp
 from minirnn.base import Layer
+from minirnn.initializers import blank_weights
 from minirnn.lookup import by_name
 from minirnn.metrics import METRICS, Metric
 
@@ -34,6 +36,8 @@ CLASSES: dict[str, type] = {
         *initializers.NAMES.values(),
     )
 }
+
+SPARE = 2**20  # numbers more than a file has, so that `fill` can say of a few what does not fit
 
 MODELS: dict[str, type] = {}  # kinds of models other than Sequential, which a file names
 
@@ -94,10 +98,33 @@ def revive(value: Any) -> Any:
         return value
     if set(value) != {"class", "config"}:
         return {key: revive(item) for key, item in value.items()}
-    if value["class"] not in CLASSES:
+    if not isinstance(value["class"], str) or value["class"] not in CLASSES:
         raise FileFormatError(f"unknown class {value['class']!r}")
     made, config = CLASSES[value["class"]], revive(value["config"])
+    if not isinstance(config, dict):
+        raise FileFormatError(f"{value['class']}: expected a configuration, found {config!r:.80}")
     return made.from_config(config) if issubclass(made, Layer) else made(**config)
+
+
+def fields(kind: str, config: Mapping[str, Any], *names: str) -> list[Any]:
+    """The values of a configuration under these names, each of which it must have.
+
+    Raises:
+        FileFormatError: if one is missing.
+    """
+    if not isinstance(config, Mapping):
+        raise FileFormatError(f"{kind}: expected a configuration, found {config!r:.80}")
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise FileFormatError(f"{kind}: the configuration lacks {', '.join(missing)}")
+    return [config[name] for name in names]
+
+
+def made_layers(kind: str, stored: Any) -> list[Layer]:
+    """The layers of a list of descriptions."""
+    if not isinstance(stored, list):
+        raise FileFormatError(f"{kind}: expected a list of layers, found {stored!r:.80}")
+    return [revive(layer) for layer in stored]
 
 
 def of_ours(value: Any, table: Mapping[str, type]) -> Any:
@@ -179,6 +206,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write that is put in its place when all of it is written, and not before."""
     folder, name = os.path.split(os.path.abspath(path))
+    if "\0" in name:
+        raise ValueError(f"path: a name has no null byte in it, received {os.fspath(path)!r}")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"path: there is no folder {folder!r} to write {name!r} into")
     handle, beside = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
@@ -224,7 +253,9 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
             raise FileFormatError(f"unknown class {header['class']!r}")
         model_class = MODELS[header["class"]] if "class" in header else model_class
         model = model_class.from_config(header["model"])
-        model.build()
+        stored = sum(value.size for key, value in arrays.items() if key.startswith("weights/"))
+        with blank_weights(stored + SPARE):
+            model.build()
         fill(model, arrays)
         if "training" in header:
             resume(model, header, arrays)
@@ -232,6 +263,13 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
         raise FileFormatError(f"{path}: {error}") from None
     except DAMAGE as error:
         raise FileFormatError(f"{path}: the configuration is damaged ({error!r})") from error
+    broken = [key for key, value in model.params.items() if not bool(xp.isfinite(value).all())]
+    if broken:
+        warnings.warn(
+            f"{path}: some numbers are not finite, but NaN or infinity, in the weights "
+            f"{', '.join(broken)}; what this model computes may be no answer",
+            stacklevel=3,
+        )
     return model
 
 
@@ -275,7 +313,9 @@ def check_header(path: str) -> None:
             raise FileFormatError("this is no model file, or it is damaged (header too long)")
         try:
             json.loads(file.read(length), object_pairs_hook=once)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        except FileFormatError:
+            raise
+        except (ValueError, RecursionError):  # also a number of more digits than Python reads
             raise FileFormatError("this is no model file, or it is damaged (header)") from None
 
 

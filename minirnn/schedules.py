@@ -12,6 +12,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from minirnn.checks import flag, host_array, number
 from minirnn.lookup import by_name
 
 
@@ -48,9 +51,11 @@ class LearningRateSchedule:
 
 
 def _positive_steps(decay_steps: float) -> float:
-    if not decay_steps > 0:
-        raise ValueError(f"decay_steps: expected a number above 0, received {decay_steps!r}")
-    return decay_steps
+    return float(number("decay_steps", decay_steps, "a number above 0", lambda steps: steps > 0))
+
+
+def _rate(name: str, value: float) -> float:
+    return number(name, value, "a finite number not below 0", lambda rate: rate >= 0)
 
 
 class ExponentialDecay(LearningRateSchedule):
@@ -70,16 +75,19 @@ class ExponentialDecay(LearningRateSchedule):
         decay_rate: float,
         staircase: bool = False,
     ) -> None:
-        self.initial_learning_rate = initial_learning_rate
+        self.initial_learning_rate = _rate("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _positive_steps(decay_steps)
-        self.decay_rate = decay_rate
-        self.staircase = staircase
+        self.decay_rate = _rate("decay_rate", decay_rate)
+        self.staircase = flag("staircase", staircase)
 
     def __call__(self, step: int) -> float:
         exponent = step / self.decay_steps
         if self.staircase:
-            exponent = math.floor(exponent)
-        return self.initial_learning_rate * self.decay_rate**exponent
+            exponent = exponent // 1
+        try:
+            return self.initial_learning_rate * self.decay_rate**exponent
+        except OverflowError:
+            return math.inf
 
 
 class InverseTimeDecay(LearningRateSchedule):
@@ -95,15 +103,15 @@ class InverseTimeDecay(LearningRateSchedule):
         decay_rate: float,
         staircase: bool = False,
     ) -> None:
-        self.initial_learning_rate = initial_learning_rate
+        self.initial_learning_rate = _rate("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _positive_steps(decay_steps)
-        self.decay_rate = decay_rate
-        self.staircase = staircase
+        self.decay_rate = _rate("decay_rate", decay_rate)
+        self.staircase = flag("staircase", staircase)
 
     def __call__(self, step: int) -> float:
         quotient = step / self.decay_steps
         if self.staircase:
-            quotient = math.floor(quotient)
+            quotient = quotient // 1
         return self.initial_learning_rate / (1 + self.decay_rate * quotient)
 
 
@@ -116,6 +124,11 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     """
 
     def __init__(self, boundaries: Sequence[float], values: Sequence[float]) -> None:
+        for name, listed in (("boundaries", boundaries), ("values", values)):
+            array = host_array(name, listed)
+            finite = array.dtype.kind in "iuf" and array.ndim == 1 and np.isfinite(array).all()
+            if not finite and array.shape != (0,):
+                raise TypeError(f"{name}: expected a list of finite numbers, received {listed!r}")
         if len(values) != len(boundaries) + 1:
             raise ValueError(
                 "values: expected one more than there are boundaries, "
@@ -123,8 +136,8 @@ class PiecewiseConstantDecay(LearningRateSchedule):
             )
         if list(boundaries) != sorted(boundaries):
             raise ValueError(f"boundaries: expected rising steps, received {list(boundaries)}")
-        self.boundaries = list(boundaries)
-        self.values = list(values)
+        self.boundaries = [number("boundaries", boundary) for boundary in boundaries]
+        self.values = [_rate("values", value) for value in values]
 
     def __call__(self, step: int) -> float:
         return self.values[bisect.bisect_left(self.boundaries, step)]
@@ -147,11 +160,13 @@ class CosineDecay(LearningRateSchedule):
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ) -> None:
-        self.initial_learning_rate = initial_learning_rate
+        self.initial_learning_rate = _rate("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _positive_steps(decay_steps)
-        self.alpha = alpha
+        self.alpha = _rate("alpha", alpha)
+        if warmup_target is not None:
+            warmup_target = _rate("warmup_target", warmup_target)
         self.warmup_target = warmup_target
-        self.warmup_steps = warmup_steps
+        self.warmup_steps = _rate("warmup_steps", warmup_steps)
 
     def __call__(self, step: int) -> float:
         start = self.initial_learning_rate

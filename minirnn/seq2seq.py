@@ -45,7 +45,7 @@ from minirnn.backend import Array, memory_errors, xp
 from minirnn.base import Layer, Shape
 from minirnn.batches import ArrayBatches, batches
 from minirnn.callbacks import History
-from minirnn.checks import whole_number
+from minirnn.checks import flag, listed, number, sizes, whole_number
 from minirnn.encoder_decoder import Decoder, Encoder, check_states
 from minirnn.models import Sequential, TrainingParts, without_activation
 from minirnn.packing import Mask
@@ -87,6 +87,8 @@ class Seq2Seq(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
+        for half, stack in (("encoder", encoder), ("decoder", decoder)):
+            listed(half, stack, Layer)
         shared = [layer for layer in decoder if any(layer is other for other in encoder)]
         if shared:
             raise ValueError(f"{shared[0].name}: this very layer is in the encoder already")
@@ -94,12 +96,13 @@ class Seq2Seq(Layer):
         self.decoder = Decoder(decoder, name="decoder")
         check_states(self.encoder, self.decoder)
         ids = range(1, self.decoder.limit)
+        start, end = whole_number("start", start), whole_number("end", end)
         if start not in ids or end not in ids or start == end:
             raise ValueError(
                 f"start, end: expected two different ids from 1 to {self.decoder.limit - 1}, which "
                 f"{self.decoder.layers[0].name} takes; received {start!r} and {end!r}"
             )
-        self.start, self.end = int(start), int(end)
+        self.start, self.end = start, end
         self.input_shape: Shape | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.stop_training = False
@@ -233,7 +236,7 @@ class Seq2Seq(Layer):
                 `Sequential.fit`.
         """
         data = batches(x, y, sample_weight, batch_size, shuffle)
-        if validation_split:
+        if number("validation_split", validation_split):
             if validation_data is not None or not isinstance(data, ArrayBatches):
                 raise ValueError(
                     "validation_split: goes with arrays only, and without validation_data"
@@ -331,13 +334,14 @@ class Seq2Seq(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Seq2Seq:
         """An equal model with new weights."""
-        halves = (
-            [saving.revive(layer) for layer in config[half]] for half in ("encoder", "decoder")
-        )
-        model = cls(*halves, config["start"], config["end"], name=config["name"])
-        model.trainable = config["trainable"]
-        if config["input_shape"] is not None:
-            model.input_shape = tuple(config["input_shape"])
+        encoder, decoder, start, end, name, trainable, shape = saving.fields(
+            "Seq2Seq", config, *("encoder", "decoder", "start", "end", "name", "trainable"),
+            "input_shape",
+        )  # fmt: skip
+        halves = (saving.made_layers("Seq2Seq", half) for half in (encoder, decoder))
+        model = cls(*halves, start, end, name=name)
+        model.trainable = flag("trainable", trainable)
+        model.input_shape = None if shape is None else sizes("input_shape", shape)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from minirnn.backend import to_host
 from minirnn.base import Layer, Shape
+from minirnn.checks import full, host_array, listed
 from minirnn.lookup import by_name
 from minirnn.packing import Mask
 
@@ -285,7 +286,9 @@ class TextVectorization(Layer):
         return _encode("split", result)
 
     def _groups(self, row: list[bytes]) -> list[bytes]:
-        sizes = range(1, self.ngrams + 1) if isinstance(self.ngrams, int) else self.ngrams
+        sizes = self.ngrams
+        if isinstance(sizes, int):
+            sizes = range(1, min(sizes, len(row)) + 1)
         return [b" ".join(row[i : i + n]) for n in sizes for i in range(len(row) - n + 1)]
 
     # -- the layer --
@@ -408,7 +411,7 @@ def pad_rows(rows: Sequence[np.ndarray], value: float = 0, length: int | None = 
     if length is None:
         length = max(map(len, rows), default=0)
     dtype, rest = (rows[0].dtype, rows[0].shape[1:]) if len(rows) else (np.int32, ())
-    padded = np.full((len(rows), length, *rest), value, dtype=dtype)
+    padded = full("length", (len(rows), length, *rest), value, dtype)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row[:length]
     return padded
@@ -443,19 +446,29 @@ def pad_sequences(
            [5, 6]], dtype=int32)
     """
     for argument, side in (("padding", padding), ("truncating", truncating)):
-        if side not in ("pre", "post"):
+        if not isinstance(side, str) or side not in ("pre", "post"):
             raise ValueError(f'{argument}: expected "pre" or "post", received {side!r}')
     maxlen = _whole("maxlen", maxlen, 0)
-    for i, sequence in enumerate(sequences):
-        if not hasattr(sequence, "__len__"):
+    for i, sequence in enumerate(listed("sequences", sequences)):
+        if not hasattr(sequence, "__len__") or isinstance(sequence, (str, bytes, Mapping)):
             raise TypeError(f"sequences: expected a list of sequences, element {i} is {sequence!r}")
     if maxlen is None:
         maxlen = max(map(len, sequences), default=0)
     features = next((np.shape(sequence)[1:] for sequence in sequences if len(sequence)), ())
 
-    padded = np.full((len(sequences), maxlen, *features), value, dtype=dtype)
+    try:
+        dtype = np.dtype(dtype)
+        filling = np.asarray(value).astype(dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"dtype, value: expected a dtype and a value for it, received {dtype!r} and {value!r} "
+            f"({error})"
+        ) from None
+    if filling.ndim:
+        raise TypeError(f"value: expected one number, received {value!r}")
+    padded = full("maxlen", (len(sequences), maxlen, *features), filling, dtype)
     for i, sequence in enumerate(sequences):
-        row = np.asarray(sequence, dtype=dtype) if len(sequence) else padded[i, :0]
+        row = _row(i, sequence, dtype) if len(sequence) else padded[i, :0]
         if row.shape[1:] != features:
             raise ValueError(
                 f"sequences: expected features {features} as in the first one, element {i} has "
@@ -468,12 +481,20 @@ def pad_sequences(
     return padded
 
 
+def _row(i: int, sequence: Any, dtype: Any) -> np.ndarray:
+    try:
+        return host_array(f"sequences: element {i}", sequence).astype(dtype)
+    except (ValueError, OverflowError) as error:
+        raise TypeError(f"sequences: element {i} is not of {dtype} ({error})") from None
+
+
 # --- checks ---------------------------------------------------------------------------------------
 
 
 def _stream(data: Any) -> Iterator[str]:
     """The texts of a list, an array, or an iterable of texts or of batches of texts, one by one."""
-    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+    several = hasattr(data, "__iter__") and getattr(data, "shape", None) != ()
+    if isinstance(data, (str, bytes, type)) or not several:
         raise TypeError(
             f"adapt: expected a list, an array or an iterable of texts, received {data!r}"
         )

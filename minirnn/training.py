@@ -18,7 +18,7 @@ from minirnn.backend import memory_errors, to_host
 from minirnn.batches import ArrayBatches, Batch, Passes, batches
 from minirnn.callbacks import Callback, History
 from minirnn.checkpoint import Checkpoint, Keeper, Standing
-from minirnn.checks import whole_number
+from minirnn.checks import number, whole_number
 from minirnn.cuda.graph import training_graph
 from minirnn.finite import (
     NonFiniteError,
@@ -254,7 +254,7 @@ def fit(
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
-    if validation_split and validation_data is not None:
+    if number("validation_split", validation_split) and validation_data is not None:
         raise ValueError("fit: give validation_split or validation_data, not both")
     data = batches(x, y, sample_weight, batch_size, shuffle, model.vectorizer)
     validation = None
@@ -444,6 +444,10 @@ def prepared(
             weight = weight[:, 0]
         if weight is not None and weight.ndim < by_class.ndim:
             weight = weight[:, None]  # a weight per row, for labels per step
+        elif weight is not None and weight.ndim > by_class.ndim:
+            raise ValueError(
+                f"sample_weight: expected one weight per row, received shape {weight.shape}"
+            )
         weight = by_class if weight is None else by_class * weight
     return x, y, weight
 
@@ -462,5 +466,5 @@ def weights_by_class(y: np.ndarray, class_weight: Mapping[int, float]) -> np.nda
         y = y[..., 0]
     weights = np.ones(y.shape, dtype=np.float32)
     for label, factor in class_weight.items():
-        weights[y == label] = factor
+        weights[y == label] = number(f"class_weight[{label}]", factor)
     return weights

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from minirnn.backend import floatx, generator, to_host
-from minirnn.checks import whole_number
+from minirnn.backend import floatx, generator
+from minirnn.checks import host_array, listed, whole_number
 from minirnn.lookup import by_name
 from minirnn.saving import whole_file
 from minirnn.text import PADDING, UNKNOWN, TextVectorization
@@ -38,7 +38,7 @@ __all__ = [
     "train_word2vec",
 ]
 
-HEADER = re.compile(r"([0-9]+) ([0-9]+)")
+HEADER = re.compile(r"([0-9]{1,30}) ([0-9]{1,30})")
 LONGEST_LINE = 2**20  # bytes: a file that is no text has no line ends, and is not to fill memory
 
 
@@ -71,7 +71,9 @@ def load_vectors(
     path = os.fspath(path)
     if limit is not None:
         whole_number("limit", limit)
-    wanted = None if words is None else frozenset(words)
+    if isinstance(words, (str, bytes, np.ndarray)) or not isinstance(words, Collection | None):
+        raise TypeError(f"words: expected a list or set of words, received {words!r:.80}")
+    wanted = None if words is None else frozenset(map(str, words))
     kept: dict[str, None] = {}
     numbers, repeated = array("f"), []
     dim = promised = None
@@ -80,8 +82,8 @@ def load_vectors(
         for place, line in _lines(path, file):
             if dim is None and (header := HEADER.fullmatch(line)):
                 promised, dim = int(header[1]), int(header[2])
-                if dim == 0:
-                    raise ValueError(f"{place}: the vectors are to have 0 numbers ({line!r})")
+                if not 0 < dim <= LONGEST_LINE:  # no line could hold more
+                    raise ValueError(f"{place}: the vectors are to have {dim} numbers ({line!r})")
                 continue
             dim = dim or line.count(" ")
             word, fields = _fields(place, line, dim)
@@ -186,7 +188,8 @@ def save_vectors(
 
 
 def _checked_vectors(words: Sequence[str], vectors: Any) -> np.ndarray:
-    vectors = to_host(vectors)
+    listed("words", words, str)
+    vectors = host_array("vectors", vectors)
     if vectors.ndim != 2 or len(vectors) != len(words) or vectors.dtype.kind not in "fiu":
         raise ValueError(
             f"vectors: expected numbers of shape ({len(words)}, dim), one row for each word, "
@@ -284,11 +287,11 @@ def nearest(
     if isinstance(word, str):
         if word not in words:
             raise ValueError(f"word: {word!r} is not among the {len(words)} words")
-        itself = words.index(word)
+        itself = list(words).index(word)
         vector = vectors[itself]
     else:
-        itself, vector = None, to_host(word)
-        if vector.shape != vectors.shape[1:]:
+        itself, vector = None, host_array("word", word)
+        if vector.shape != vectors.shape[1:] or vector.dtype.kind not in "fiu":
             raise ValueError(
                 f"word: expected a word or a vector {vectors.shape[1:]}, received {vector.shape}"
             )

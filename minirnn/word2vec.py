@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from minirnn import checks
 from minirnn.activations import sigmoid
 from minirnn.backend import Array, generator, to_host, xp
 from minirnn.base import RowGradient
-from minirnn.checks import whole_number
+from minirnn.checks import full, listed, whole_number
 from minirnn.finite import NonFiniteError, loss_and_norms
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.optimizers import Adam
@@ -156,13 +157,17 @@ def train_word2vec(
     settings |= {"vocabulary_size": vocabulary_size, "batch_size": batch_size}
     for name, value in settings.items():
         whole_number(name, value)
+    seed = checks.seed("seed", seed)
     random = generator() if seed is None else np.random.default_rng(seed)
-    rows = [checked_ids("token_rows", row, vocabulary_size) for row in token_rows]
+    rows = listed("token_rows", token_rows)
+    rows = [checked_ids("token_rows", row, vocabulary_size).reshape(-1) for row in rows]
     rows = [row[row != 0] for row in rows]
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         raise ValueError("token_rows: expected rows of two words or more, received none")
-    counts = np.bincount(np.concatenate(rows), minlength=vocabulary_size)
+    counts = full("vocabulary_size", (vocabulary_size,), 0, np.int64)
+    used = np.bincount(np.concatenate(rows))
+    counts[: len(used)] = used
     noise = counts**NOISE_POWER / (counts**NOISE_POWER).sum()
 
     model = SkipGram(vocabulary_size, dim, random)

@@ -54,6 +54,7 @@ GENERATION = "tests/test_generation.py"
 SEQ2SEQ = "tests/test_seq2seq.py"
 VECTORS = "tests/test_vectors.py"
 STREAM = "tests/test_stream.py"
+FUZZ = "tests/test_fuzz.py"
 CHECKPOINT = "tests/test_checkpoint.py"
 SEGMENTS = "tests/test_segments.py"
 WINDOWS = "tests/test_windows.py"
@@ -1415,6 +1416,27 @@ ERRORS = [
         'self.room = 0 if hasattr(source, "walk") else REMEMBERED_BYTES',
         "self.room = REMEMBERED_BYTES",
         (STREAM,),
+    # --- bad input ---
+    Error(
+        "input: a weight larger than its file is made before it is refused",
+        "saving.py",
+        "            model.build()\n        fill",
+        "            pass\n        model.build()\n        fill",
+        (FUZZ,),
+    ),
+    Error(
+        "input: the mask of a masked array lost",
+        "checks.py",
+        "    if isinstance(values, np.ma.MaskedArray):\n",
+        "    if False:\n",
+        (FUZZ,),
+    ),
+    Error(
+        "input: a state of an optimizer taken as it comes",
+        "optimizers.py",
+        "        state = _checked_state(type(self).__name__, state)\n",
+        "        state = dict(state)\n",
+        (FUZZ,),
     ),
 ]
 

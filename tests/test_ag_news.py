@@ -89,7 +89,7 @@ def test_rows_refuse_what_does_not_fit():
         Rows(["a", "b"], ["c", "d"], np.array([0.0, 1.0]))
     with pytest.raises(TypeError, match=r"slices such as rows\[:100\], got 3"):
         make_rows(5)[3]
-    with pytest.raises(ValueError, match="0 or more, got -1"):
+    with pytest.raises(ValueError, match="0 rows or more, received -1"):
         make_rows(5).take(-1)
 
 

@@ -513,7 +513,7 @@ def test_dropout_seeds():
 
 @pytest.mark.parametrize("rate", [-0.1, 1, 2.0])
 def test_dropout_rates(rate):
-    with pytest.raises(ValueError, match=f"rate: expected a share from 0 up to.*got {rate}"):
+    with pytest.raises(ValueError, match=f"rate: expected a share from 0 up to.*received {rate}"):
         Dropout(rate)
 
 

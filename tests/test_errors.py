@@ -341,7 +341,7 @@ MISTAKES = {
     "lists of texts into a layer": (
         lambda: LSTM(2)([[["a", "b"]]]),
         TypeError,
-        "lstm: expected an array of numbers",
+        "lstm: expected numbers, received str",
     ),
     "booleans as ids": (
         lambda: on_ids().predict(X > 3),
@@ -468,7 +468,7 @@ MISTAKES = {
     "a share of 1 to validate with": (
         lambda: fit(on_ids(), X, Y, validation_split=1.0),
         ValueError,
-        "validation_split: expected a share between 0 and 1, got 1.0",
+        "validation_split: expected a share between 0 and 1, received 1.0",
     ),
     "a share below 0": (
         lambda: fit(on_ids(), X, Y, validation_split=-0.1),

@@ -751,8 +751,13 @@ def test_titles_tell_how_to_make_the_thing_again():
     ("thing", "options", "error", "words"),
     [
         (LSTM, {}, TypeError, "expected a cell, a layer, a model or a loss (an instance"),
-        (LSTM(3), {"method": "exact"}, ValueError, "auto, complex, central; received 'exact'"),
-        (LSTM(3), {"sample": 0}, ValueError, "sample: expected a positive number"),
+        (
+            LSTM(3),
+            {"method": "exact"},
+            ValueError,
+            "none called 'exact'. Known: auto, complex, central",
+        ),
+        (LSTM(3), {"sample": 0}, ValueError, "sample: expected a positive whole number"),
         (LSTM(3), {"y_true": np.ones(3)}, ValueError, "give loss="),
         (LSTM(3), {"initial_state": np.ones((5, 3))}, ValueError, "2 arrays (h, c), received 1"),
         (Dense(3), {"initial_state": np.ones((5, 3))}, ValueError, "has no state"),

@@ -236,7 +236,7 @@ def test_a_row_that_the_table_lacks_is_an_error(bad):
     optimizer.apply(params, {"t": one}, waiting=("t",))
     with pytest.raises(IndexError):
         optimizer.catch_up("t", np.array([2, bad]))
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="grads: expected the ids of 't' to be rising row numbers"):
         optimizer.apply(params, {"t": RowGradient(np.array([bad]), one.rows)})
 
 

@@ -935,7 +935,8 @@ def test_a_layer_used_before_it_was_built():
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
 @pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
 def test_dropout_rates(name, rate):
-    with pytest.raises(ValueError, match=f"^{name}: expected a share from 0 up to.* 1; got {rate}"):
+    message = f"^{name}: expected a share from 0 up to.* 1, received {rate}"
+    with pytest.raises(ValueError, match=message):
         LSTM(3, **{name: rate})
 
 

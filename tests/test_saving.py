@@ -173,7 +173,9 @@ def test_extreme_numbers_come_back(tmp_path):
     values = [np.nan, np.inf, -np.inf, -0.0, 1e-45, 3.4e38]
     model.params["dense_kernel"][...] = np.array(values, "float32").reshape(2, 3)
     kept = model.params["dense_kernel"].tobytes()
-    assert reloaded(model, tmp_path).params["dense_kernel"].tobytes() == kept
+    with pytest.warns(UserWarning, match="NaN or infinity, in the weights dense"):
+        twin = reloaded(model, tmp_path)
+    assert twin.params["dense_kernel"].tobytes() == kept
 
 
 def test_weights_in_fortran_order_are_stored_right(tmp_path):
@@ -589,9 +591,9 @@ def first_layer(inner):
     [
         (lambda d: first_layer(d).update({"class": "os.system"}), "unknown class 'os.system'"),
         (lambda d: first_layer(d).update({"class": "Layer"}), "unknown class 'Layer'"),
-        (lambda d: first_layer(d).update({"class": ["LSTM"]}), "configuration is damaged"),
+        (lambda d: first_layer(d).update({"class": ["LSTM"]}), r"unknown class \['LSTM'\]"),
         (lambda d: first_layer(d).update({"class": "Zeros", "config": {}}), "expected a layer"),
-        (lambda d: first_layer(d).update({"config": None}), "configuration is damaged"),
+        (lambda d: first_layer(d).update({"config": None}), "expected a configuration, found"),
         (lambda d: first_layer(d)["config"].update(who=1), "configuration is damaged"),
         (
             lambda d: first_layer(d)["config"].update(input_dim="5"),
@@ -600,9 +602,9 @@ def first_layer(inner):
         (lambda d: first_layer(d)["config"].update(input_dim=-5), "input_dim: expected a positive"),
         (lambda d: first_layer(d)["config"].update(input_dim=6), r"of shape \(6, 2\), found"),
         (lambda d: first_layer(d)["config"].pop("input_dim"), "input_dim"),
-        (lambda d: d.update(model=[]), "configuration is damaged"),
+        (lambda d: d.update(model=[]), r"expected a configuration, found \[\]"),
         (lambda d: d.pop("model"), "configuration is damaged"),
-        (lambda d: d["model"].pop("layers"), "configuration is damaged"),
+        (lambda d: d["model"].pop("layers"), "the configuration lacks layers"),
         (lambda d: d["training"].update(loss={"name": "eval"}), "there is none called 'eval'"),
         (lambda d: d["training"]["metrics"][0].update(kind="exec"), "there is none called 'exec'"),
         (lambda d: d["training"]["optimizer"].update(name="x"), "there is none called 'x'"),

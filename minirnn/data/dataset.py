@@ -85,9 +85,8 @@ class Dataset:
         A source that can answer many rows at once (`__getitems__`, as the data sources of
         tensorflow_datasets can) is read in blocks, which is many times faster.
         """
-        if isinstance(rows, (Mapping, str, bytes)) or not (
-            hasattr(rows, "__len__") and hasattr(rows, "__getitem__")
-        ):
+        one = isinstance(rows, (Mapping, str, bytes, type)) or getattr(rows, "shape", None) == ()
+        if one or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
             raise TypeError(
                 f"rows must be a sequence of elements (len(rows), rows[i]), got {shown(rows)}; "
                 "for a dict of columns use from_tensor_slices, for an iterator from_generator"
@@ -168,7 +167,7 @@ class Dataset:
 
     def repeat(self, count: int | None = None) -> Dataset:
         """The whole dataset `count` times; for ever with None or -1 (an empty one still ends)."""
-        endless = count is None or count == -1
+        endless = count is None or (np.ndim(count) == 0 and count == -1)
         count = None if endless else whole_number("count", count, 0)
 
         def iterate():
@@ -399,8 +398,8 @@ class Dataset:
         The thread starts with the first element asked for and ends with the iteration, also an
         abandoned one. An error of the source is raised here, with its traceback.
         """
-        buffer_size = 2 if buffer_size == AUTOTUNE else whole_number("buffer_size", buffer_size, 1)
-
+        auto = np.ndim(buffer_size) == 0 and buffer_size == AUTOTUNE
+        buffer_size = 2 if auto else whole_number("buffer_size", buffer_size, 1)
         return Dataset(lambda: read_ahead(self, buffer_size), self._length, [self])
 
     # ---------------------------------------------------------------- reading

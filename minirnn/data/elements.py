@@ -8,6 +8,7 @@ Arrays keep their dtype.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -215,12 +216,14 @@ def _fill_value(arrays: list[np.ndarray], where: str, fill: Any) -> Any:
 
 def whole_number(name: str, value: Any, least: int) -> int:
     """`value` as an int, if it is an integer of at least `least`."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
+    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iu":
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a whole number, got {shown(value)}")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, got {value}")
+    if value > sys.maxsize:
+        raise ValueError(f"{name} must be at most {sys.maxsize}, got {value}")
     return int(value)
 
 

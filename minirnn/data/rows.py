@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minirnn.checks import host_array, listed, number
+
 CLASS_NAMES = ("World", "Sports", "Business", "Sci/Tech")
 
 _LABEL_OF = {str(number + 1): number for number in range(len(CLASS_NAMES))}
@@ -38,11 +40,13 @@ class Rows:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        labels = np.asarray(self.labels)
+        labels = host_array("labels", self.labels)
         if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
             raise ValueError(
                 f"labels must be one integer a row, got shape {labels.shape} of {labels.dtype}."
             )
+        for name, column in (("titles", self.titles), ("descriptions", self.descriptions)):
+            listed(name, column, str)
         counts = len(self.titles), len(self.descriptions), len(labels)
         if len(set(counts)) != 1:
             raise ValueError(
@@ -67,9 +71,8 @@ class Rows:
 
     def take(self, count: int) -> Rows:
         """The first `count` rows, or all of them where there are fewer."""
-        if count < 0:
-            raise ValueError(f"take(count) needs a count of 0 or more, got {count}.")
-        return self[:count]
+        count = number("count", count, "0 rows or more", lambda n: n >= 0 and n == n // 1)
+        return self[: int(count)]
 
     def texts(self) -> list[str]:
         """Title, a space, description: one string a row."""

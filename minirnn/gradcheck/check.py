@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from minirnn import checks
 from minirnn.backend import to_device, to_host
+from minirnn.checks import number, whole_number
 from minirnn.gradcheck.anatomy import describe
 from minirnn.gradcheck.diagnosis import guesses
 from minirnn.gradcheck.evidence import Block, Evidence, positions
 from minirnn.gradcheck.numeric import differentiate_all, relative_error
 from minirnn.gradcheck.report import ENTRIES, Entry, GradientReport, GradientRow
 from minirnn.gradcheck.subject import Subject, make_subject, same_random_numbers
+from minirnn.lookup import by_name
 
 METHODS = ("auto", "complex", "central")
 TOLERANCES = {"complex": 1e-12, "central": 1e-6}
@@ -66,10 +69,12 @@ def gradcheck(
         ValueError: for arguments that do not fit, for something without anything to differentiate,
             or if the method is "complex" and the forward pass cannot take complex numbers.
     """
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}; received {method!r}")
-    if sample is not None and sample < 1:
-        raise ValueError(f"sample: expected a positive number of elements, received {sample!r}")
+    by_name("method", method, dict.fromkeys(METHODS))
+    if sample is not None:
+        whole_number("sample", sample)
+    if tolerance is not None:
+        number("tolerance", tolerance, "a number above 0", lambda value: value > 0)
+    seed, redraw = checks.seed("seed", seed), checks.flag("redraw", redraw)
     random = np.random.default_rng(seed)
     with same_random_numbers([]):
         subject = make_subject(

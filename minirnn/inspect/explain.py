@@ -42,6 +42,8 @@ from minirnn.checks import numbers, whole_number
 from minirnn.inspect.equations import WRITERS, Step
 from minirnn.inspect.writing import SMALL, Page
 
+MOST_DIGITS = 17  # that a float64 has
+
 
 def explain(cell: Cell, x_t: Any, state: Any, dstate: Any = None, *, digits: int = 5) -> str:
     """Every equation of one step, with its numbers, as lines of text.
@@ -66,7 +68,9 @@ def explain(cell: Cell, x_t: Any, state: Any, dstate: Any = None, *, digits: int
     [(forward, backward)] = writers
     step = all_numbers(cell, x_t, state, dstate)
     in_full = cell.units <= SMALL and len(step.x) <= SMALL
-    page = Page(in_full, whole_number("digits", digits))
+    if whole_number("digits", digits) > MOST_DIGITS:
+        raise ValueError(f"digits: expected at most {MOST_DIGITS}, received {digits}")
+    page = Page(in_full, digits)
     page.text(f"{type(cell).__name__}, features: {len(step.x)}, units: {cell.units}")
     page.text("One step forward")
     before = [f"{name}_{{t-1}}" for name in cell.state_names]

@@ -102,7 +102,8 @@ def gradient_flow(model: Any, batch: Any, labels: Any = None) -> list[Flow]:
             none and it has no classes; if the batch is empty, or does not go with the labels.
     """
     parts = parts_of(model)
-    if isinstance(batch, (str, bytes)) or not hasattr(batch, "__len__"):
+    one = isinstance(batch, (str, bytes, type)) or getattr(batch, "shape", None) == ()
+    if one or not hasattr(batch, "__len__"):
         raise TypeError(f"batch: expected a list of texts or rows of token ids, received {batch!r}")
     size = len(batch)
     if size == 0:

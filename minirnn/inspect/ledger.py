@@ -38,7 +38,7 @@ import numpy as np
 from minirnn.backend import to_host, xp
 from minirnn.base import Layer, RowGradient
 from minirnn.batches import batches as batches_of
-from minirnn.checks import whole_number
+from minirnn.checks import listed, whole_number
 from minirnn.data.dataset import INFINITE, Dataset
 from minirnn.layers import RNN
 from minirnn.models import Sequential
@@ -318,7 +318,7 @@ def _batches(widths: list[int], lengths: list[np.ndarray]) -> Batches:
 
 
 def _rising(boundaries: Sequence[int]) -> list[int]:
-    cuts = [whole_number("boundaries", cut) for cut in boundaries]
+    cuts = [whole_number("boundaries", cut) for cut in listed("boundaries", boundaries)]
     if cuts != sorted(set(cuts)):
         raise ValueError(f"boundaries: expected rising numbers, received {cuts}")
     return cuts

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from minirnn.checks import listed
+
 TEMPLATE = Path(__file__).with_name("page.html")
 LARGEST = 2**15 - 1
 MOST_BYTES = 1_000_000
@@ -34,7 +36,11 @@ def html_page(trace: Any, classes: Sequence[str] | None = None, title: str | Non
             1 MB: the text is then too long for this model.
     """
     count = trace.probabilities.shape[1]
-    names = [f"class {c}" for c in range(count)] if classes is None else list(map(str, classes))
+    names = (
+        [f"class {c}" for c in range(count)]
+        if classes is None
+        else list(map(str, listed("classes", classes)))
+    )
     if len(names) != count:
         raise ValueError(f"classes: expected {count} names, one a class, received {len(names)}")
     data = {

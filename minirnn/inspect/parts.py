@@ -16,6 +16,7 @@ import numpy as np
 from minirnn import activations
 from minirnn.backend import Array, to_device, to_host, xp
 from minirnn.base import Layer
+from minirnn.checks import host_array
 from minirnn.layers import RNN, Bidirectional, Dropout, Embedding, OneHot, TextVectorization
 from minirnn.models import Sequential, layers_in_a_row
 from minirnn.text import UNKNOWN
@@ -196,10 +197,7 @@ def read(vectorizer: TextVectorization | None, text: Any) -> Reading:
     """
     if isinstance(text, (str, bytes)):
         return _read_text(vectorizer, text)
-    try:
-        row = np.asarray(to_host(text))
-    except ValueError as error:
-        raise ValueError(f"text: expected a string or one row of token ids ({error})") from None
+    row = host_array("text", text)
     if row.dtype.kind not in "iuf":
         raise TypeError(
             f"text: expected a string or one row of token ids, received {type(text).__name__} of "
@@ -215,7 +213,7 @@ def read(vectorizer: TextVectorization | None, text: Any) -> Reading:
     if row.ndim == 2:
         places = [str(t) for t in range(len(row))]
         return Reading(places, np.ones(len(row), bool), np.full(len(row), -1), row[None])
-    if (row != np.floor(row)).any():
+    if (row != np.floor(row)).any() or (abs(row) >= 2**31).any():
         raise ValueError(f"text: expected whole numbers (token ids), received {row.tolist()}")
     ids = row.astype(np.int32)
     words = [] if vectorizer is None else vectorizer.get_vocabulary()

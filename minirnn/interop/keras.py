@@ -20,6 +20,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,10 +28,11 @@ import numpy as np
 
 from minirnn import initializers, layers
 from minirnn.base import Layer, snake_case
+from minirnn.initializers import blank_weights
 from minirnn.interop.matching import directions, host, put_all
 from minirnn.layers import RNN, Bidirectional, Input, TextVectorization, TimeDistributed
 from minirnn.models import Sequential
-from minirnn.saving import DAMAGE, FileFormatError, write_whole
+from minirnn.saving import DAMAGE, SPARE, FileFormatError, write_whole
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
 KERAS_VERSION = "3.12.0"  # whose format is written
@@ -81,29 +83,58 @@ def _read_weights(model: Sequential, content: bytes, source: str) -> None:
     model.require_built()
     try:
         file = h5py.File(io.BytesIO(content), "r")
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter for a size that no file has
         raise FileFormatError(
             f"{source}: this is no HDF5 file, or it is damaged ({error})"
         ) from None
-    with file:
-        found = []
-        for place, layer in _places(model):
-            keys = list(layer.params)
-            group = file.get(f"{place}/vars")
-            stored = sorted(group, key=int) if isinstance(group, h5py.Group) else []
-            if len(stored) != len(keys):
-                raise ValueError(
-                    f"{source}: expected {len(keys)} arrays in {place}/vars (layer "
-                    f"{layer.name!r}), found {len(stored)}; the file has "
-                    f"{', '.join(_groups(file)) or 'no layers'}"
-                )
-            arrays = {key: np.asarray(group[name]) for key, name in zip(keys, stored, strict=True)}
-            found.append((layer, arrays))
+    try:
+        with file:
+            found = [
+                (layer, _stored_arrays(file, f"{place}/vars", layer, source))
+                for place, layer in _places(model)
+            ]
+    except (KeyError, RuntimeError, OverflowError, OSError) as error:  # what h5py and HDF5 raise
+        raise FileFormatError(f"{source}: this HDF5 file is damaged ({error})") from None
     put_all(found, source)
 
 
-def _groups(file: Any) -> list[str]:
-    return list(file["layers"]) if "layers" in file else []
+def _stored_arrays(file: Any, place: str, layer: Layer, source: str) -> dict[str, np.ndarray]:
+    """A layer's arrays, read when it is clear that they are of its shapes."""
+    group, params = _inside(file, place), layer.params
+    names = [] if group is None or not hasattr(group, "keys") else list(group.keys())
+    stored = sorted((name for name in names if name.isascii() and name.isdigit()), key=int)
+    if len(stored) != len(params):
+        known = _inside(file, "layers")
+        raise ValueError(
+            f"{source}: expected {len(params)} arrays in {place} (layer {layer.name!r}), found "
+            f"{len(stored)}; the file has {', '.join(known or ()) or 'no layers'}"
+        )
+    arrays = {}
+    for (key, param), name in zip(params.items(), stored, strict=True):
+        dataset = _inside(group, name)
+        shape, dtype = getattr(dataset, "shape", None), getattr(dataset, "dtype", None)
+        if shape != param.shape or dtype is None or dtype.kind not in "fiu":
+            raise ValueError(
+                f"{source}: {key} of layer {layer.name!r} has shape {param.shape}, received "
+                f"{shape} of {dtype}"
+            )
+        arrays[key] = np.asarray(dataset)
+    return arrays
+
+
+def _inside(group: Any, place: str) -> Any:
+    """What stands there in this very file; None if there is nothing, or a way to another file:
+    a link, or numbers that are kept elsewhere."""
+    h5py = _h5py()
+    for name in place.split("/"):
+        if not isinstance(group, h5py.Group) or not isinstance(
+            group.get(name, getlink=True), h5py.HardLink
+        ):
+            return None
+        group = group[name]
+    if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
+        return None
+    return group
 
 
 def _weights_as_bytes(model: Sequential) -> bytes:
@@ -156,6 +187,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     source = os.fspath(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            _refuse_bombs(archive, source)
             config = json.loads(archive.read(CONFIG))
             weights = archive.read(WEIGHTS)
             vocabularies = {
@@ -163,7 +195,9 @@ def load(path: str | os.PathLike[str]) -> Sequential:
                 for name in archive.namelist()
                 if name.endswith("vocabulary.txt")
             }
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except FileFormatError:
+        raise
+    except UNREADABLE as error:
         raise FileFormatError(
             f"{source}: this is no .keras file, or it is damaged ({error})"
         ) from None
@@ -171,7 +205,8 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         model = _model_from(config)
         _give_vocabulary(model, vocabularies)
         if not model.built:
-            model.build()
+            with blank_weights(len(weights) // 2 + SPARE):  # each has two bytes or more
+                model.build()
     except FileFormatError as error:
         raise FileFormatError(f"{source}: {error}") from None
     except DAMAGE as error:
@@ -180,6 +215,26 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         ) from error
     _read_weights(model, weights, source)
     return model
+
+
+# What an archive or its JSON can be that cannot be read.
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    ValueError,
+    RecursionError,
+    NotImplementedError,  # a way to compress that Python lacks
+    RuntimeError,  # a password
+)
+
+
+def _refuse_bombs(archive: zipfile.ZipFile, source: str) -> None:
+    """Keras packs without compression: what unpacks to much more than the file is none of its."""
+    size = sum(info.file_size for info in archive.infolist())
+    if size > 100 * max(os.path.getsize(source), 2**16):
+        raise FileFormatError(f"{source}: this archive would unpack to {size:,} bytes")
 
 
 def save(model: Sequential, path: str | os.PathLike[str]) -> None:

@@ -19,9 +19,12 @@ from minirnn import activations
 from minirnn.activations import Activation
 from minirnn.backend import to_device, to_host, xp
 from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell
+from minirnn.checks import host_array, whole_number
 from minirnn.interop.gates import block_orders, reorder
 from minirnn.interop.onnx_export import CELL_ACTIVATIONS, export, save
+from minirnn.lookup import by_name
 from minirnn.packing import Mask
+from minirnn.saving import FileFormatError
 from minirnn.timeloop import run as run_cell
 
 __all__ = ["export", "run", "save"]
@@ -38,27 +41,60 @@ def run(model: Any, *inputs: Any) -> list[np.ndarray]:
     Raises:
         ValueError: for what minirnn lacks, by name, and for inputs that do not fit.
     """
-    onnx = _onnx()
-    if isinstance(model, (str, os.PathLike)):
-        model = onnx.load(os.fspath(model))
-    elif isinstance(model, bytes):
-        model = onnx.load_from_string(model)
-    graph = model.graph
-    values: dict[str, Any] = {
-        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer
-    }
+    graph = _graph_of(model)
+    values: dict[str, Any] = {tensor.name: _array_of(tensor) for tensor in graph.initializer}
     free = [value.name for value in graph.input if value.name not in values]
     if len(inputs) != len(free):
         raise ValueError(
             f"inputs: the graph takes {len(free)} ({', '.join(free)}), received {len(inputs)}"
         )
-    values |= {name: value for name, value in zip(free, inputs, strict=True) if value is not None}
+    values |= {
+        name: host_array(name, value)
+        for name, value in zip(free, inputs, strict=True)
+        if value is not None
+    }
     for node in graph.node:
         if node.op_type not in ("RNN", "LSTM", "GRU"):
             raise ValueError(f"{node.op_type}: minirnn runs RNN, LSTM and GRU nodes, and no others")
         results = _run_node(node, [values.get(name) for name in node.input])
         values |= dict(zip(node.output, results, strict=False))
+    missing = [value.name for value in graph.output if value.name not in values]
+    if missing:
+        raise ValueError(f"model: no node gives its output {', '.join(map(repr, missing))}")
     return [values[value.name] for value in graph.output]
+
+
+def _graph_of(model: Any) -> Any:
+    """The graph of a model, of its bytes, or of a file; it is in one file, or not read."""
+    onnx = _onnx()
+    from google.protobuf.message import DecodeError
+
+    where = "model"
+    if isinstance(model, (str, os.PathLike)):
+        where = os.fspath(model)
+        with open(where, "rb") as file:
+            model = file.read()
+    if isinstance(model, bytes):
+        try:
+            model = onnx.load_from_string(model)
+        except DecodeError as error:
+            raise FileFormatError(f"{where}: this is no ONNX model, or damaged ({error})") from None
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"model: expected an ONNX model, its bytes or a path, received {model!r}")
+    return model.graph
+
+
+def _array_of(tensor: Any) -> np.ndarray:
+    onnx = _onnx()
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ValueError(
+            f"model: the numbers of {tensor.name!r} are in another file, which is not read. Store "
+            "the model with its numbers in one file."
+        )
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, OverflowError, onnx.checker.ValidationError) as error:
+        raise FileFormatError(f"model: the tensor {tensor.name!r} is damaged ({error})") from None
 
 
 def _onnx() -> Any:
@@ -90,21 +126,28 @@ def _run_node(node: Any, inputs: list[Any]) -> list[np.ndarray]:
     for name, array in (("X", x), ("W", W), ("R", R)):
         if array is None:
             raise ValueError(f"{kind}: input {name} is missing")
+        if array.ndim != 3:
+            raise ValueError(f"{kind}: expected {name} of three axes, received {array.shape}")
         if array.dtype not in (np.float32, np.float64):
             raise ValueError(f"{kind}: {name} is {array.dtype}; minirnn computes float and double")
     layout = attributes.get("layout", 0)
+    if layout not in (0, 1):
+        raise ValueError(f"{kind}: expected layout 0 or 1, received {layout!r}")
     if layout == 0:
         x = np.swapaxes(x, 0, 1)
-    direction = attributes.get("direction", b"forward").decode()
-    reverses = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
-    units = attributes.get("hidden_size", R.shape[2])
+    reverses = by_name("direction", attributes.get("direction", "forward"), DIRECTIONS)
+    units = whole_number("hidden_size", attributes.get("hidden_size", R.shape[2]))
     batch, time = x.shape[:2]
     _require(kind, "W", W, (len(reverses), W.shape[1], x.shape[2]))
     _require(kind, "R", R, (len(reverses), W.shape[1], units))
     lengths = np.full(batch, time) if lengths is None else np.asarray(lengths)
     _require(kind, "sequence_lens", lengths, (batch,))
+    if lengths.dtype.kind not in "iu":
+        raise ValueError(f"{kind}: sequence_lens must be whole numbers; received {lengths.dtype}")
     if lengths.size and (lengths.min() < 0 or lengths.max() > time):
         raise ValueError(f"{kind}: sequence_lens must lie from 0 to {time}; received {lengths}")
+    if B is not None:
+        _require(kind, "B", B, (len(reverses), 2 * W.shape[1]))
     mask = Mask(np.arange(time) < lengths[:, None])
     functions = _functions(kind, attributes, len(reverses))
     count = 2 if kind == "LSTM" else 1
@@ -136,12 +179,32 @@ def _run_node(node: Any, inputs: list[Any]) -> list[np.ndarray]:
 def _attributes(node: Any) -> dict[str, Any]:
     from onnx.helper import get_attribute_value
 
-    attributes = {a.name: get_attribute_value(a) for a in node.attribute}
+    try:
+        attributes = {a.name: _plain(get_attribute_value(a)) for a in node.attribute}
+    except ValueError as error:
+        raise FileFormatError(f"{node.op_type}: an attribute is damaged ({error})") from None
     if "clip" in attributes:
         raise ValueError(f"{node.op_type}: minirnn has no clip")
     if attributes.get("input_forget"):
         raise ValueError("LSTM: minirnn has no input_forget")
     return attributes
+
+
+def _plain(value: Any) -> Any:
+    """An attribute's value with text for bytes."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _numbers(attributes: dict[str, Any], name: str) -> list[float]:
+    values = attributes.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
+        raise ValueError(f"{name}: expected a list of numbers, received {values!r}")
+    return values
+
+
+DIRECTIONS = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
 
 
 def _require(kind: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -186,12 +249,14 @@ DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Ta
 
 def _functions(kind: str, attributes: dict[str, Any], ways: int) -> list[list[Activation]]:
     """The activations of each direction."""
-    names = [name.decode() for name in attributes.get("activations", [])] or DEFAULTS[kind] * ways
+    names = attributes.get("activations", []) or DEFAULTS[kind] * ways
     each = len(DEFAULTS[kind])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{kind}: expected activations as a list of names, received {names!r}")
     if len(names) != each * ways:
         raise ValueError(f"{kind}: expected {each * ways} activations, received {len(names)}")
-    alphas = iter(attributes.get("activation_alpha", []))
-    betas = iter(attributes.get("activation_beta", []))
+    alphas = iter(_numbers(attributes, "activation_alpha"))
+    betas = iter(_numbers(attributes, "activation_beta"))
     made: dict[Any, Activation] = {}
     functions = [_activation(name, alphas, betas, made) for name in names]
     return [functions[d * each : (d + 1) * each] for d in range(ways)]

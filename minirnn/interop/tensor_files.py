@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.saving import check_header, write_whole
+from minirnn.saving import FileFormatError, check_header, write_whole
 
 ORDER = "minirnn_order"  # the names of all tensors, in the metadata
 
@@ -25,15 +25,18 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], bool]:
         ValueError: for a file that holds anything but tensors, or has another ending.
     """
     if _kind(path) == "safetensors":
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        check_header(os.fspath(path))
-        with safe_open(path, framework="numpy") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            order = (file.metadata() or {}).get(ORDER)
+        try:
+            check_header(os.fspath(path))
+            with safe_open(path, framework="numpy") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                order = (file.metadata() or {}).get(ORDER)
+        except (SafetensorError, FileFormatError) as error:
+            raise FileFormatError(f"{os.fspath(path)}: {error}") from None
         try:
             keys = None if order is None else json.loads(order)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             keys = None
         if isinstance(keys, list) and sorted(map(str, keys)) == sorted(state):
             return {key: state[key] for key in keys}, True

@@ -41,7 +41,7 @@ class Bidirectional(Layer):
             raise TypeError(f"layer: expected a recurrent layer, received {layer!r}")
         if layer.go_backwards:
             raise ValueError("layer: give the forward layer; Bidirectional makes the backward one")
-        if merge_mode not in MERGE_MODES:
+        if not isinstance(merge_mode, str | None) or merge_mode not in MERGE_MODES:
             raise ValueError(f"merge_mode: expected one of {MERGE_MODES}, received {merge_mode!r}")
         self.layer = layer
         self.merge_mode = merge_mode

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from minirnn import activations, initializers
+from minirnn import activations, checks, initializers
 from minirnn.backend import Array, to_device, xp
 from minirnn.base import Layer, Shape
-from minirnn.checks import numbers, share, whole_number
+from minirnn.checks import flag, numbers, share, text, whole_number, with_dtype
 from minirnn.dropout import draw_dropout
 from minirnn.packing import Mask, full_mask
 
@@ -30,9 +30,11 @@ class Input(Layer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.shape = tuple(shape)
-        self.batch_size = batch_size
-        self.dtype = dtype
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(f"shape: expected a tuple such as (None, 64), received {shape!r}")
+        self.shape = tuple(None if n is None else whole_number("shape", n) for n in shape)
+        self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size)
+        self.dtype = None if dtype is None else text("dtype", dtype)
         self.built = True
 
     def forward(
@@ -91,7 +93,7 @@ class Dense(Layer):
         super().__init__(**options)
         self.units = whole_number("units", units)
         self.activation = activations.get(activation)
-        self.use_bias = use_bias
+        self.use_bias = flag("use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
 
@@ -143,7 +145,8 @@ class Dense(Layer):
         da = dy = steps.take(dy)
         if self.activation is not activations.linear:
             da = self.activation.backward(dy, y)  #             2   da = dy ⊙ activation'(a)
-        flat_x, flat_da = x.reshape(-1, W.shape[0]), da.reshape(-1, self.units)
+        flat_da = da.reshape(-1, self.units)
+        flat_x = x.reshape(len(flat_da), W.shape[0])
         grads = {"kernel": flat_x.T @ flat_da}  #               1   dW = xᵀ da
         if self.use_bias:
             grads["bias"] = flat_da.sum(axis=0)  #              1   db = Σ da
@@ -180,7 +183,7 @@ class Dropout(Layer):
     def __init__(self, rate: float, seed: int | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.rate = share("rate", rate)
-        self.seed = seed
+        self.seed = checks.seed("seed", seed)
         self.generator = None if seed is None else np.random.default_rng(seed)
 
     def forward(
@@ -234,7 +237,11 @@ class TimeDistributed(Layer):
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
         self.require_built()
-        x = to_device(x)
+        x = to_device(with_dtype(self.name, x))
+        if x.ndim < 3:
+            raise ValueError(
+                f"{self.name}: expected input of shape (batch, time, ...), received {x.shape}"
+            )
         steps = RealSteps(self.name, x, Mask.of(mask) or full_mask(*x.shape[:2]))
         y, cache = self.layer.forward(steps.take(x), training=training)
         return steps.put(y), (steps, cache)

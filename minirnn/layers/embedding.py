@@ -9,7 +9,7 @@ import numpy as np
 from minirnn import initializers
 from minirnn.backend import Array, floatx, to_device, to_host, xp
 from minirnn.base import Layer, RowGradient, Shape
-from minirnn.checks import all_within, numbers, whole_number
+from minirnn.checks import all_within, flag, host_array, number, numbers, whole_number
 from minirnn.compiled import grouped_sums
 from minirnn.packing import Mask, Packed, Packing, full_mask, packs
 
@@ -41,10 +41,12 @@ class Embedding(Layer):
         super().__init__(**options)
         self.input_dim = whole_number("input_dim", input_dim)
         self.output_dim = whole_number("output_dim", output_dim)
-        self.mask_zero = mask_zero
+        self.mask_zero = flag("mask_zero", mask_zero)
         if weights is not None:
             in_a_list = isinstance(weights, (list, tuple)) and len(weights) == 1
-            table = to_host(weights[0] if in_a_list else weights)  # Keras takes [table]
+            table = host_array("weights", weights[0] if in_a_list else weights)  # Keras: [table]
+            if table.dtype.kind not in "biuf":
+                raise TypeError(f"weights: expected numbers, received {table.dtype} values")
             if table.shape != (input_dim, output_dim):
                 raise ValueError(
                     f"weights: expected shape ({input_dim}, {output_dim}), received {table.shape}"
@@ -106,6 +108,9 @@ class Embedding(Layer):
         return None, {"embeddings": RowGradient(to_device(ids[starts]), sums)}
 
 
+LARGEST_ONE_HOT = 2**31  # numbers in the output of a batch: 8 GB
+
+
 class OneHot(Layer):
     """Token ids to indicator vectors: (batch, time) → (batch, time, num_tokens), one 1 a step.
 
@@ -116,7 +121,7 @@ class OneHot(Layer):
     def __init__(self, num_tokens: int, mask_zero: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.num_tokens = whole_number("num_tokens", num_tokens)
-        self.mask_zero = mask_zero
+        self.mask_zero = flag("mask_zero", mask_zero)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.num_tokens)
@@ -128,6 +133,11 @@ class OneHot(Layer):
         self, x: Array, mask: Mask | None = None, training: bool = False
     ) -> tuple[Array, Any]:
         ids = checked_ids(self.name, x, self.num_tokens)
+        if ids.size * self.num_tokens > LARGEST_ONE_HOT:
+            raise MemoryError(
+                f"{self.name}: one-hot vectors of {ids.size} ids, each {self.num_tokens} long, are "
+                "too large. Use an Embedding, which needs no such vectors."
+            )
         y = xp.zeros((ids.size, self.num_tokens), dtype=floatx())
         y[xp.arange(ids.size), to_device(ids.reshape(-1))] = 1
         return y.reshape(*ids.shape, self.num_tokens), None
@@ -141,7 +151,7 @@ class Masking(Layer):
 
     def __init__(self, mask_value: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        self.mask_value = mask_value
+        self.mask_value = number("mask_value", mask_value)
 
     def _real(self, x: Array) -> Array:
         if np.ndim(x) != 3:
@@ -182,7 +192,7 @@ class DropMask(Layer):
 
 def checked_ids(name: str, ids: Any, limit: int) -> np.ndarray:
     """`ids` as int32 on the host, if all are whole numbers from 0 to below `limit`."""
-    ids = to_host(ids)
+    ids = host_array(name, ids)
     whole = ids.dtype.kind in "iu" or (ids.dtype.kind == "f" and (ids == np.floor(ids)).all())
     if not whole:
         fractions = " with fractions" if ids.dtype.kind == "f" else ""
@@ -202,7 +212,7 @@ def checked_ids(name: str, ids: Any, limit: int) -> np.ndarray:
 
 def mask_of_ids(name: str, ids: Any) -> Mask:
     """Where ids (batch, time) are no padding, that is not 0."""
-    ids = to_host(ids)
+    ids = host_array(name, ids)
     if ids.ndim != 2:
         raise ValueError(
             f"{name}: mask_zero needs ids of shape (batch, time), received {ids.shape}"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from minirnn.backend import Array, sum_runs, xp
 from minirnn.base import Layer, Shape
 from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNNCell, State
-from minirnn.checks import numbers, share
+from minirnn.checks import flag, numbers, share
 from minirnn.dropout import draw_dropout
 from minirnn.packing import Mask, Packed, Packing, full_mask, packs
 from minirnn.segments import SegmentedRun, run_steps, run_steps_backward
@@ -70,11 +70,11 @@ class RNN(Layer):
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected a Cell such as LSTMCell(64), received {cell!r}")
         self.cell = cell
-        self.return_sequences = return_sequences
-        self.return_state = return_state
-        self.go_backwards = go_backwards
-        self.stateful = stateful
-        self.zero_output_for_mask = zero_output_for_mask
+        self.return_sequences = flag("return_sequences", return_sequences)
+        self.return_state = flag("return_state", return_state)
+        self.go_backwards = flag("go_backwards", go_backwards)
+        self.stateful = flag("stateful", stateful)
+        self.zero_output_for_mask = flag("zero_output_for_mask", zero_output_for_mask)
         self.dropout = share("dropout", dropout)
         self.recurrent_dropout = share("recurrent_dropout", recurrent_dropout)
         self.states: State | None = None
@@ -327,6 +327,7 @@ class GRU(RNN):
         reset_after: bool = True,
         **options: Any,
     ) -> None:
+        reset_after = flag("reset_after", reset_after)
         cell_class = GRUCell if reset_after else GRUCellResetBefore
         cell = cell_class(
             units,
