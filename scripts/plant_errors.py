@@ -1416,6 +1416,7 @@ ERRORS = [
         'self.room = 0 if hasattr(source, "walk") else REMEMBERED_BYTES',
         "self.room = REMEMBERED_BYTES",
         (STREAM,),
+    ),
     # --- bad input ---
     Error(
         "input: a weight larger than its file is made before it is refused",
