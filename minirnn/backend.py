@@ -13,10 +13,11 @@ or `auto`, which takes CuPy where a usable GPU answers) or by `set_backend`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -204,6 +205,7 @@ def set_floatx(dtype: Any) -> None:
 # --- random numbers -------------------------------------------------------------------------------
 
 _generator = np.random.default_rng()
+_apart: Callable[[], np.random.Generator] | None = None  # takes its place within `draws_apart`
 
 
 def set_random_seed(seed: int) -> None:
@@ -214,7 +216,7 @@ def set_random_seed(seed: int) -> None:
 
 def generator() -> np.random.Generator:
     """The generator of all random numbers; on the host, so that both backends start alike."""
-    return _generator
+    return _generator if _apart is None else _apart()
 
 
 def generator_state() -> dict[str, Any]:
@@ -226,6 +228,17 @@ def set_generator_state(state: dict[str, Any]) -> None:
     """Let the generator go on from where it stood."""
     global _generator
     _generator = draws_from(state)
+
+
+@contextlib.contextmanager
+def draws_apart(seed: Sequence[int]) -> Iterator[None]:
+    """Within this, whatever is drawn comes from a generator apart, made from `seed` if needed."""
+    global _apart
+    _apart = functools.lru_cache(lambda: np.random.default_rng(seed))
+    try:
+        yield
+    finally:
+        _apart = None
 
 
 def draws_from(state: dict[str, Any]) -> np.random.Generator:

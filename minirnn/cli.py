@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import minirnn
-from minirnn import classifier
+from minirnn import classifier, parallel
 from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
 from minirnn.bench import main as bench_main
 from minirnn.checkpoint import Checkpoint, CheckpointError
@@ -106,6 +106,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 def train(args: argparse.Namespace) -> int:
     """Train a model, show how well it does, and save it if asked to."""
+    ranks = ranks_of_mpiexec()
     if args.save is not None:
         check_writable(args.save)
     checkpoint = None
@@ -113,6 +114,8 @@ def train(args: argparse.Namespace) -> int:
         check_writable(args.checkpoint, "--checkpoint")
         checkpoint = Checkpoint(args.checkpoint, args.checkpoint_every)
     start(args)
+    if ranks is not None and ranks.rank > 0:  # the first tells for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open to the end
     data = load_data(args.data)
     rows = data.train if args.take is None else data.train.take(args.take)
     set_random_seed(args.seed)
@@ -127,11 +130,14 @@ def train(args: argparse.Namespace) -> int:
     print(f"Model: {args.model}, {recipe.about}; computed with {get_backend()}.\n")
     model.summary()
     print(
-        f"\nTraining on {len(rows):,} rows of {classifier.short_name(data)}, {batch_size} a step, "
+        f"\nTraining on {len(rows):,} rows of {classifier.short_name(data)}, {batch_size} a step"
+        f"{'' if ranks is None else f' on each of {ranks.size} ranks'}, "
         f"for {epochs} epoch{'s' * (epochs != 1)}:",
         flush=True,
     )
-    classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint)
+    classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint, ranks=ranks)
+    if ranks is not None and ranks.rank > 0:
+        return 0
     if args.save is not None:
         model.save(args.save)
     print(f"\n{classifier.report(model, data)}")
@@ -248,6 +254,19 @@ def start(args: argparse.Namespace) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def ranks_of_mpiexec() -> parallel.Ranks | None:
+    """All processes that mpiexec has started; None without it."""
+    rank, ranks = parallel.launched()
+    if ranks == 1:
+        return None
+    try:
+        return parallel.world()
+    except ImportError as error:
+        if rank > 0:  # the first tells for all
+            raise SystemExit(2) from None
+        raise UsageError(str(error)) from None
+
+
 def load_data(source: str | None) -> ag_news.NewsData:
     data = ag_news.load(source)
     print(f"Data: {data.description}")
@@ -318,7 +337,8 @@ def make_parser() -> argparse.ArgumentParser:
             "",
             "  minirnn train\n"
             "  minirnn train --model bilstm --data ag_news_csv --save bilstm.mrnn\n"
-            "  minirnn train --model lstm --take 10000 --epochs 3 --backend auto",
+            "  minirnn train --model lstm --take 10000 --epochs 3 --backend auto\n"
+            "  mpiexec -n 2 minirnn train --model bilstm --checkpoint bilstm.checkpoint",
         )
     )
 

@@ -294,6 +294,7 @@ class Sequential(Layer):
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+        ranks: Any = None,
     ) -> History:
         """Train.
 
@@ -315,6 +316,9 @@ class Sequential(Layer):
             checkpoint: a file, or a `Checkpoint`, which says how often as well: there the state of
                 the training is written down every minute and after each epoch. If the file is there
                 already, the training goes on from it, to the same weights as without the break.
+            ranks: `minirnn.parallel.world()`, to train on several processes at once. Each gets its
+                rows of each batch: of arrays, `batch_size` of them; a data set's batches are those
+                of all together.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
         (see optimizers.py); callbacks, and whoever looks afterwards, find all weights up to date.
@@ -344,6 +348,7 @@ class Sequential(Layer):
             initial_epoch,
             steps_per_epoch,
             checkpoint,
+            ranks=ranks,
         )
 
     def evaluate(

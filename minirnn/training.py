@@ -7,10 +7,11 @@ the epochs, the running means, the progress bar and the callbacks.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -130,6 +131,10 @@ class Steps:
     Args:
         graph: that of the epoch before, if there was one.
         one_by_one: whether somebody looks at the model after every step.
+
+    Attributes:
+        save, stop: what is wished for after the next step. Several ranks agree on it in that step:
+            then it is what any of them has wished for.
     """
 
     AHEAD = 256  # steps that may be done before the host asks how they went
@@ -140,6 +145,7 @@ class Steps:
         self.graph = graph
         self.begun = False
         self.done = self.unread = 0
+        self.save = self.stop = False
 
     def train(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Do one step."""
@@ -159,6 +165,9 @@ class Steps:
         if not math.isfinite(loss):
             self.fail(x, loss, self.done)
         self.means.update(loss, y, out, sample_weight, mask)
+
+    def end(self) -> None:
+        """After the last step."""
 
     def read(self) -> None:
         """Ask how the last steps went."""
@@ -204,6 +213,20 @@ class Steps:
 # --- fit, evaluate, predict -----------------------------------------------------------------------
 
 
+def ending_together(fit: Callable[..., History]) -> Callable[..., History]:
+    """`fit`, in which an error on one of several ranks ends all of them."""
+
+    @functools.wraps(fit)
+    def guarded(*arguments: Any, ranks: Any = None, **options: Any) -> History:
+        if ranks is None or ranks.size == 1:
+            return fit(*arguments, **options)
+        with ranks.together():
+            return fit(*arguments, ranks=ranks, **options)
+
+    return guarded
+
+
+@ending_together
 @memory_errors()
 @keep_limits()
 def fit(
@@ -222,6 +245,7 @@ def fit(
     initial_epoch: int = 0,
     steps_per_epoch: int | None = None,
     checkpoint: Any = None,
+    ranks: Any = None,
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
@@ -254,20 +278,28 @@ def fit(
     history = History()
     watchers = [history, *callbacks]
     for watcher in watchers:
-        watcher.model = model
+        watcher.model, watcher.first = model, ranks is None or ranks.rank == 0
     model.stop_training = False
+    if ranks is not None:
+        facts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        ranks.begin(model, data, facts | {"checkpoint": checkpoint is not None})
+        data = data.share(ranks.rank, ranks.size)
+        validation = validation and validation.share(ranks.rank, ranks.size)
+        verbose = verbose if ranks.rank == 0 else 0
     passes = Passes(data, steps_per_epoch)
     keeper = None
     if checkpoint is not None:
-        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs)
+        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs, ranks)
     for watcher in watchers:
         watcher.on_train_begin()
     begun = keeper.found(verbose) if keeper is not None else None
     if begun is None:
         begun = Standing(initial_epoch)
+    if ranks is not None:
+        ranks.draw_apart(model)
     with keeper or nullcontext():
         train_epochs(
-            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper
+            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper, ranks
         )
     for watcher in watchers:
         watcher.on_train_end()
@@ -284,6 +316,7 @@ def train_epochs(
     validation: Any,
     class_weight: Mapping[int, float] | None,
     keeper: Keeper | None,
+    ranks: Any = None,
 ) -> None:
     """The epochs of `fit`, from where the training stands (`begun`) on."""
     stepwise = [
@@ -292,7 +325,11 @@ def train_epochs(
     graph = None
     while begun.epoch < epochs and not begun.stopped:
         epoch = begun.epoch
-        steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
+        steps = (
+            Steps(model, epoch, graph, one_by_one=bool(stepwise))
+            if ranks is None
+            else ranks.steps(model, epoch)
+        )
         if begun.step:
             steps.go_on(begun)
         else:
@@ -302,30 +339,37 @@ def train_epochs(
         with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
             try:
                 for batch in passes.epoch(steps.done):
-                    due = keeper is not None and keeper.due(steps.done + 1)
+                    if keeper is not None:
+                        steps.save = keeper.due(steps.done + 1)
+                        steps.stop = keeper.signal is not None
                     steps.train(*prepared(batch, class_weight, model.loss.sparse))
                     progress.advance(steps)
                     if stepwise:
                         steps.settle()
                     for watcher in stepwise:
                         watcher.on_train_batch_end(steps.done - 1, steps.logs())
-                    if due:
-                        keeper.write(steps.standing())
+                    if steps.save:
+                        keeper.write(steps.standing(), steps.stop)
+                steps.end()
             finally:
                 steps.settle()
                 graph = steps.graph
             logs = steps.logs()
             if validation is not None:
-                with keeper.resting(steps.standing()) if keeper else nullcontext():
-                    figures = run_evaluation(model, validation)
+                alone = keeper is not None and ranks is None
+                with keeper.resting(steps.standing()) if alone else nullcontext():
+                    figures = run_evaluation(model, validation, ranks=ranks)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
             watcher.on_epoch_end(epoch, logs)
         passes.next_epoch()
+        stop = keeper is not None and keeper.signal is not None
+        if ranks is not None:
+            stop = ranks.end_epoch(model, stop)
         begun = Standing(epoch + 1, stopped=model.stop_training)
         if keeper is not None:
-            keeper.write(begun)
+            keeper.write(begun, stop)
 
 
 @memory_errors()
@@ -347,14 +391,20 @@ def evaluate(
     return logs
 
 
-def run_evaluation(model: Any, data: Any, progress: Progress | None = None) -> dict[str, float]:
+def run_evaluation(
+    model: Any, data: Any, progress: Progress | None = None, ranks: Any = None
+) -> dict[str, float]:
     means = RunningMeans(model)
     for batch in data:
+        if batch is None:
+            continue
         xb, yb, weight = prepared(batch)
         loss, out, mask = test_step(model, xb, yb, weight)
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
+    if ranks is not None:
+        ranks.add_up(means)
     return means.logs()
 
 
@@ -391,9 +441,11 @@ def known_length(data: Any) -> int | None:
 
 
 def prepared(
-    batch: Batch, class_weight: Mapping[int, float] | None = None, sparse: bool = True
+    batch: Batch | None, class_weight: Mapping[int, float] | None = None, sparse: bool = True
 ) -> Batch:
     """The batch, with the class weights multiplied into the sample weights."""
+    if batch is None:  # this rank has none of its rows
+        return None, None, None
     x, y, weight = batch
     if y is None:
         raise ValueError("y: training and evaluation need labels; the data set gives none")
