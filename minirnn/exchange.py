@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.backend import Array, floatx, get_backend, to_device, to_host, xp
+from minirnn.backend import Array, floatx, get_backend, to_host, xp
 from minirnn.base import Layer, RowGradient
 from minirnn.layers.embedding import Embedding, sum_equal_ids
 

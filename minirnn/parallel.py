@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -116,6 +117,11 @@ class Ranks:
 
     def __repr__(self) -> str:
         return f"<rank {self.rank} of {self.size}>"
+
+    @functools.cached_property
+    def transport(self) -> Any:
+        """What carries the gradients."""
+        return transport_for(self.comm)
 
     # -- all ranks call these, in the same order --
 
@@ -300,9 +306,8 @@ class SharedSteps(Steps):
         self.parts = parts = model.training_parts(None)
         tables = set(keys_of_tables(parts.body))
         figures = 1 + len(self.mine.metrics)
-        self.exchange = Exchange(
-            transport_for(self.ranks.comm), parts.params, tables, self.FLAGS + 2 * figures
-        )
+        numbers = self.FLAGS + 2 * figures
+        self.exchange = Exchange(self.ranks.transport, parts.params, tables, numbers)
         self.table, self.waits = None, ()
         self.above = parts.body
         first = parts.body.layers[0]
