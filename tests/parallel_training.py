@@ -91,9 +91,7 @@ def bidirectional(rng):
 
 def each_step(rng):
     """Outputs at all steps, with a mask, weights for steps and for classes."""
-    model = stack(
-        Embedding(WORDS, 5, mask_zero=True), GRU(4, return_sequences=True), softmax()
-    )
+    model = stack(Embedding(WORDS, 5, mask_zero=True), GRU(4, return_sequences=True), softmax())
     model.compile(optimizers.Adam(0.01, global_clipnorm=0.2), CROSSENTROPY, ["acc"])
     x = rng.integers(1, WORDS, (ROWS, 6)) * (np.arange(6) < rng.integers(0, 7, (ROWS, 1)))
     y, weights = rng.integers(0, CLASSES, (ROWS, 6)), rng.random((ROWS, 6))
@@ -286,7 +284,7 @@ def fail(how, *arguments):
     try:
         train(name, "float32", ranks, **options)
     except minirnn.NonFiniteError as error:
-        print(f"rank {ranks.rank}: {error}")
+        sys.stdout.write(f"rank {ranks.rank}: {error}\n")  # in one piece: the ranks share a pipe
 
 
 def other_length(ranks):
