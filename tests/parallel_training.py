@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +147,15 @@ def data_set(rng):
     return model, (data,), {"callbacks": [stopping], "batch_size": None}
 
 
+def mask_later(rng):
+    """Padding that has momentum from before it was masked drifts on all ranks alike."""
+    model, (x, y), _ = no_mask(rng)
+    model.compile(optimizers.Adam(0.01), CROSSENTROPY)
+    model.fit(x, y, verbose=0)
+    model.layers[0].mask_zero = True
+    return model, (x, y), {}
+
+
 def translator(rng):
     model = minirnn.Seq2Seq(
         [Embedding(WORDS, 5, mask_zero=True), GRU(4, return_state=True)],
@@ -162,12 +172,23 @@ def translator(rng):
     return model, (x, [rng.integers(1, 7, rng.integers(1, 5)) for _ in x]), {}
 
 
+class Noted(Dropout):
+    """Remembers what it has drawn."""
+
+    def forward(self, x, mask=None, training=False):
+        y, scale = super().forward(x, mask, training)
+        if training:
+            self.__dict__.setdefault("drawn", []).append((scale != 0).ravel().tolist())
+        return y, scale
+
+
 def dropout(rng):
     """Draws differ between ranks, so this is not compared with one process."""
     model = stack(
         Embedding(WORDS, 5, mask_zero=True),
-        LSTM(4, dropout=0.3, recurrent_dropout=0.2),
-        Dropout(0.5, seed=3),
+        LSTM(8, dropout=0.3, recurrent_dropout=0.2),
+        Noted(0.5),
+        Noted(0.5, seed=3),
         softmax(),
     )
     model.compile("adam", CROSSENTROPY)
@@ -187,6 +208,7 @@ CASES = {
         dense_gradient,
         inner_model,
         data_set,
+        mask_later,
         translator,
         dropout,
     )
@@ -213,6 +235,8 @@ def agree(folder):
             model, history = train(name, dtype, ranks)
             np.savez(f"{folder}/{name}-{dtype}-{ranks.rank}.npz", *model.get_weights())
             Path(f"{folder}/{name}-{dtype}-{ranks.rank}.json").write_text(json.dumps(history))
+    drawn = [layer.drawn for layer in model.layers if isinstance(layer, Noted)]
+    Path(f"{folder}/drawn-{ranks.rank}.json").write_text(json.dumps(drawn))
 
 
 def on_stand_in(folder):
@@ -300,24 +324,26 @@ def other_length(ranks):
 
 
 def checkpointed(path, result, death):
-    """A training that is killed in a step, on one rank; `death` "" lets it live."""
+    """A training that is killed in a step, "step/rank", or waits to be; "" lets it live."""
     ranks = parallel.world()
-    steps, rank = (int(part) for part in death.split("/")) if death else (-1, 0)
+    steps, rank = (int(part) for part in death.split("/")) if "/" in death else (-1, 0)
 
     class Killer(callbacks.Callback):
         done = 0
 
         def on_train_batch_end(self, batch, logs):
+            if self.done == 0 and death == "wait":
+                print("begun", flush=True)
+            time.sleep(0.02 * (death == "wait"))
             self.done += 1
             if self.done == steps and ranks.rank == rank:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     place = minirnn.checkpoint.Checkpoint(path, steps=2) if path else None
     options = {"checkpoint": place, "callbacks": [Killer()]}
-    for dtype in ("float64",):
-        model, history = train("masked", dtype, ranks, **options)
-        if ranks.rank == 0:
-            np.savez(result, *model.get_weights(), *history.values())
+    model, history = train("masked", "float64", ranks, **options)
+    if ranks.rank == 0:
+        np.savez(result, *model.get_weights(), *history.values())
 
 
 if __name__ == "__main__":

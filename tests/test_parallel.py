@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -40,18 +41,28 @@ def mpi_works():
 needs_mpi = pytest.mark.skipif(not mpi_works(), reason="needs mpi4py and mpiexec: minirnn[mpi]")
 
 
-def run(ranks, *command, timeout=90, **environment):
-    """A command on so many ranks; a hang is an error."""
+def started(ranks, *command, **environment):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "MPI_"))}
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     threads = {"OPENBLAS_NUM_THREADS": "1", "MINIRNN_THREADS": "1", "PYTHONPATH": paths}
-    return subprocess.run(
+    return subprocess.Popen(
         [MPIEXEC, "-n", str(ranks), sys.executable, *map(str, command)],
         env=kept | threads | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
-        timeout=timeout,
     )
+
+
+def run(ranks, *command, timeout=90, **environment):
+    """A command on so many ranks; a hang is an error."""
+    process = started(ranks, *command, **environment)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def script(ranks, *arguments, **environment):
@@ -106,12 +117,12 @@ def test_all_ranks_have_the_same_bits(trained, name, dtype):
 
 
 @needs_mpi
-def test_dropout_draws_differ_between_ranks(trained):
-    """If all ranks drew the same, rows that are the same would give the same on each."""
-    model, _ = parallel_training.train("dropout", "float64")
-    one = model.get_weights()
+def test_dropout_draws_differ_between_ranks_steps_and_layers(trained):
     ranks, folder = trained
-    assert not np.allclose(one[1], arrays(folder / "dropout-float64-0.npz")[1], atol=1e-6)
+    drawn = [json.loads((folder / f"drawn-{rank}.json").read_text()) for rank in range(ranks)]
+    draws = [tuple(step[:16]) for layers in drawn for layer in layers for step in layer]
+    assert len(draws) > 10 * ranks
+    assert len(set(draws)) > 0.99 * len(draws)  # of 65,536
 
 
 @needs_mpi
@@ -308,6 +319,21 @@ def test_a_killed_training_goes_on_on_any_number_of_ranks(death, tmp_path):
             if ranks == 2:
                 assert mine.tobytes() == theirs.tobytes()
             np.testing.assert_allclose(theirs, mine, rtol=1e-7, atol=1e-9)
+
+
+@needs_mpi
+def test_an_interrupt_stops_all_ranks_after_a_step_and_saves(tmp_path):
+    file, results = tmp_path / "c", [tmp_path / "whole.npz", tmp_path / "again.npz"]
+    process = started(2, HERE / "parallel_training.py", "killed", file, "none", "wait")
+    assert {process.stdout.readline() for _ in range(2)} == {"begun\n"}
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert len(re.findall(rf"stopped at epoch \d.*all is saved in {file}", errors)) == 1, errors
+    for path, result in zip(("", file), results, strict=True):
+        assert script(2, "killed", path, result, "", MINIRNN_COMPILED="0").returncode == 0
+    whole, again = map(arrays, results)
+    assert [array.tobytes() for array in whole] == [array.tobytes() for array in again]
 
 
 # --- the command, and doing without ---------------------------------------------------------------

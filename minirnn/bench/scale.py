@@ -1,9 +1,9 @@
 """Training on several ranks: what is measured on one and two, and a model of many more.
 
-*Measured* here: a step of `fit` on one rank and on two, each rank with the lesson's batch; the bytes
-that a rank sends; the seconds within MPI; a sum and a gathering by size; and, with the gradients of
-as many real batches as there would be ranks, how the union of their ids grows, and what it takes to
-add up equal ids and to update those rows.
+*Measured* here: a step of `fit` on one rank and on two, each rank with the lesson's batch; the
+bytes that a rank sends; the seconds within MPI; a sum and a gathering by size; and, with the
+gradients of as many real batches as there would be ranks, how the union of their ids grows, and
+what it takes to add up equal ids and to update those rows.
 
 *Modelled*, for P ranks, from these: see `ASSUMPTIONS`, which stands below each table.
 """
@@ -40,15 +40,15 @@ ETHERNET = (15e-6, 1 / 2.9e9)  # seconds of a message, and of a byte: 25 Gbit/s
 ASSUMPTIONS = f"""\
 Assumptions: a message of n bytes takes a + n b seconds, whichever two ranks send it at the same
 time; a and b are those measured between two processes of this machine (*here*: shared memory, so
-each rank would need a core of its own), or, *not measured*, {ETHERNET[0] * 1e6:.0f} µs and 2.9 GB/s
-of an Ethernet of 25 Gbit/s. The sum of n bytes: the faster of recursive doubling, log2(P) (a + n b),
-and reduce-scatter with all-gather, 2 log2(P) a + 2 n b (P-1)/P. Rows: three gatherings of log2(P)
-messages, and P-1 times what one rank sends. All ranks wait for the slowest: compute is the expected
-maximum of P steps drawn from those measured on one rank, lengths of texts included. Nothing is
-hidden behind computation. The union of ids grows as measured up to {SIMULATED[-1]} batches, beyond
-as c P^e with the same c and e, up to the whole table; adding up costs in proportion to the rows
-that arrive, the update in proportion to the union. Reading and shuffling the data costs nothing,
-no rank fails, and nothing else is on the network.
+each rank would need a core of its own), or, *not measured*, {ETHERNET[0] * 1e6:.0f} µs and
+{1e-9 / ETHERNET[1]:.1f} GB/s of an Ethernet of 25 Gbit/s. The sum of n bytes: the faster of
+recursive doubling, log2(P) (a + n b), and reduce-scatter with all-gather, 2 log2(P) a +
+2 n b (P-1)/P. Rows: three gatherings of log2(P) messages, and P-1 times what one rank sends. All
+ranks wait for the slowest: compute is the expected maximum of P steps drawn from those measured on
+one rank, lengths of texts included. Nothing is hidden behind computation. The union of ids grows as
+measured up to {SIMULATED[-1]} batches, beyond as c P^e with the same c and e, up to the whole table;
+adding up costs in proportion to the rows that arrive, the update in proportion to the union.
+Reading and shuffling the data costs nothing, no rank fails, and nothing else is on the network.
 """
 
 
@@ -90,7 +90,7 @@ def run(data: Any, models: Iterable[str], count: int, rounds: int) -> dict[str, 
 
 
 def merging(lesson: Lesson, data: Any) -> dict[str, Any]:
-    """By number of ranks: rows that arrive, rows of their union, and the ms to add up and update."""
+    """By number of ranks: rows that arrive and their union; ms to add up and to update."""
     from mpi4py import MPI
 
     model = our_model(lesson)
