@@ -46,8 +46,8 @@ recursive doubling, log2(P) (a + n b), and reduce-scatter with all-gather, 2 log
 2 n b (P-1)/P. Rows: three gatherings of log2(P) messages, and P-1 times what one rank sends. All
 ranks wait for the slowest: compute is the expected maximum of P steps drawn from those measured on
 one rank, lengths of texts included. Nothing is hidden behind computation. The union of ids grows as
-measured up to {SIMULATED[-1]} batches, beyond as c P^e with the same c and e, up to the whole table;
-adding up costs in proportion to the rows that arrive, the update in proportion to the union.
+measured up to {SIMULATED[-1]} batches, beyond as c P^e with the same c and e, up to the whole
+table; adding up costs in proportion to the rows that arrive, the update in proportion to the union.
 Reading and shuffling the data costs nothing, no rank fails, and nothing else is on the network.
 """
 
