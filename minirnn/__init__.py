@@ -30,6 +30,7 @@ from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
 from minirnn.seq2seq import Seq2Seq
 from minirnn.training import NonFiniteError
+from minirnn.turns import ModelBusyError
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "CheckpointError",
     "FileFormatError",
     "Input",
+    "ModelBusyError",
     "NonFiniteError",
     "Seq2Seq",
     "Sequential",

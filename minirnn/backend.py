@@ -13,11 +13,12 @@ or `auto`, which takes CuPy where a usable GPU answers) or by `set_backend`.
 from __future__ import annotations
 
 import contextlib
-import functools
+import contextvars
 import importlib
 import os
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -40,8 +41,11 @@ class _ArrayModule:
         self.use(np)
 
     def use(self, module: ModuleType) -> None:
-        self.__dict__.clear()
-        self.__dict__["module"] = module
+        if self.__dict__.get("module") is module:
+            return
+        self.__dict__["module"] = module  # first: another thread may ask for a name meanwhile
+        for name in [name for name in self.__dict__ if name != "module"]:
+            del self.__dict__[name]
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.module, name)
@@ -205,18 +209,57 @@ def set_floatx(dtype: Any) -> None:
 # --- random numbers -------------------------------------------------------------------------------
 
 _generator = np.random.default_rng()
-_apart: Callable[[], np.random.Generator] | None = None  # takes its place within `draws_apart`
+_own: contextvars.ContextVar[np.random.Generator] = contextvars.ContextVar("generator")
 
 
 def set_random_seed(seed: int) -> None:
-    """Seed all that minirnn draws: weights, dropout, shuffling. Same seed, same numbers."""
+    """Seed all that minirnn draws: weights, dropout, shuffling. Same seed, same numbers.
+
+    In another thread than the main one: what is drawn in that thread, and nowhere else. So models
+    can be trained side by side, each to the numbers of its seed.
+    """
     global _generator
-    _generator = np.random.default_rng(seed)
+    if threading.current_thread() is threading.main_thread():
+        _generator = np.random.default_rng(seed)
+    else:
+        _own.set(np.random.default_rng(seed))
 
 
 def generator() -> np.random.Generator:
     """The generator of all random numbers; on the host, so that both backends start alike."""
-    return _generator if _apart is None else _apart()
+    return _own.get(_generator)
+
+
+class _Later:
+    """A random generator that is made when something is drawn, which in most models nothing is."""
+
+    def __init__(self, seed: Sequence[int]) -> None:
+        self.seed = seed
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "made":
+            self.made = np.random.default_rng(self.seed)
+            return self.made
+        return getattr(self.made, name)
+
+
+@contextlib.contextmanager
+def draws_apart(seed: Sequence[int]) -> Iterator[None]:
+    """Within this, what this thread draws comes from a generator apart, with that seed."""
+    before = _own.set(_Later(seed))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        _own.reset(before)
+
+
+_locked: list[Any] = []  # a fork waits for a draw to end: else the child would, for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _locked.append(_generator.bit_generator.lock) or _locked[-1].acquire(),
+        after_in_parent=lambda: _locked.pop().release(),
+        after_in_child=lambda: _locked.pop().release(),
+    )
 
 
 def generator_state() -> dict[str, Any]:
@@ -228,17 +271,6 @@ def set_generator_state(state: dict[str, Any]) -> None:
     """Let the generator go on from where it stood."""
     global _generator
     _generator = draws_from(state)
-
-
-@contextlib.contextmanager
-def draws_apart(seed: Sequence[int]) -> Iterator[None]:
-    """Within this, whatever is drawn comes from a generator apart, made from `seed` if needed."""
-    global _apart
-    _apart = functools.lru_cache(lambda: np.random.default_rng(seed))
-    try:
-        yield
-    finally:
-        _apart = None
 
 
 def draws_from(state: dict[str, Any]) -> np.random.Generator:

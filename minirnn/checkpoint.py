@@ -30,7 +30,7 @@ from minirnn.backend import generator_state, set_generator_state, to_device
 from minirnn.base import Layer, set_arrays
 from minirnn.callbacks import Callback
 from minirnn.checks import whole_number
-from minirnn.saving import DAMAGE, FileFormatError, read, write
+from minirnn.saving import DAMAGE, FileFormatError, encoded, read, write_whole
 
 FORMAT = "minirnn checkpoint"
 SECONDS = 60.0  # between two checkpoints, where nothing else is asked for
@@ -160,9 +160,10 @@ class Keeper:
 
     def put_down(self, standing: Standing) -> None:
         path = self.checkpoint.path
-        header, arrays = self.state(standing)
+        with self.model.turns.alone():
+            content = encoded(FORMAT, *self.state(standing))
         try:
-            write(path, FORMAT, header, arrays)
+            write_whole(path, content)
         except OSError as error:
             last = "the one before stays" if os.path.exists(path) else "there is none"
             raise OSError(
@@ -217,11 +218,12 @@ class Keeper:
         model = self.model
         vectorizer = getattr(model, "vectorizer", None)
         words = [] if vectorizer is None else vectorizer.get_vocabulary()
+        digest = zlib.crc32("\n".join(words).encode("utf-8", "surrogatepass"))
         optimizer = model.optimizer.get_config()
         del optimizer["learning_rate"]  # callbacks may change it
         described = {
             "weights": {key: [str(v.dtype), *v.shape] for key, v in model.params.items()},
-            "vocabulary": zlib.crc32("\n".join(words).encode("utf-8", "surrogatepass")),
+            "vocabulary": f"{len(words)} words, digest {digest:08x}",
             "optimizer": optimizer,
             "loss": type(model.loss).__name__,
             "callbacks": [type(callback).__name__ for callback in self.callbacks],

@@ -39,6 +39,7 @@ from minirnn.layers import (
 )
 from minirnn.layers.embedding import checked_ids
 from minirnn.models import Sequential, layers_in_a_row
+from minirnn.turns import View
 
 Random = np.random.Generator | int | None
 Draw = Callable[[Array], np.ndarray]  # logits (rows, classes) → ids (rows,)
@@ -249,7 +250,9 @@ def generate(
         if padded and stop == 0:
             raise ValueError(f"stop: 0 is padding for {layers[0].name}, and never drawn")
     draw = drawing(temperature, top_k, rng, never=(0,) if padded else ())
-    ids = go_on(layers, rows, first_states(layers, len(rows)), steps, draw, stop)
+    with model.turns.visit(), View(model) as seen:
+        layers = stack_of(seen.without_vectorizer().layers)
+        ids = go_on(layers, rows, first_states(layers, len(rows)), steps, draw, stop)
     return ids[0] if alone else ids
 
 

@@ -31,6 +31,7 @@ from minirnn.metrics import get as get_metric
 from minirnn.packing import Mask, full_mask
 from minirnn.summary import summary_table
 from minirnn.text import TextVectorization
+from minirnn.turns import Turns
 
 
 class TrainingParts(NamedTuple):
@@ -66,6 +67,7 @@ class Sequential(Layer):
         self.input_shape: Shape | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.stop_training = False
+        self.turns = Turns()
         self._training_parts: Any = None
         for layer in layers:
             self.add(layer)
@@ -268,15 +270,17 @@ class Sequential(Layer):
 
         x: a batch, from which a model that is not built yet takes shape.
         """
-        if self._training_parts is None:
+        parts = self._training_parts  # another thread may forget them meanwhile
+        if parts is None:
             body = self.without_vectorizer()
             body.ensure_built(x)
             *first, last = body.layers
             bare, loss, activation = without_activation(last, self.loss)
             if bare is not last:
                 body = self.part([*first, bare])
-            self._training_parts = TrainingParts(body, loss, activation, self.trainable_params)
-        return self._training_parts
+            parts = TrainingParts(body, loss, activation, self.trainable_params)
+            self._training_parts = parts
+        return parts
 
     def fit(
         self,
@@ -376,7 +380,8 @@ class Sequential(Layer):
         if np.ndim(y) == 0:
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
-        value, _, _ = training.train_step(self, x, y, weight)
+        with self.turns.alone(), self.turns.owned(self, "train_on_batch"):
+            value, _, _ = training.train_step(self, x, y, weight)
         if not np.isfinite(value):
             raise training.NonFiniteError(
                 training.explain_non_finite(self, x, value, "train_on_batch")

@@ -185,6 +185,17 @@ class Optimizer:
             if part.keys == [key]:
                 part.catch_up(ids, self._scratch)
 
+    @property
+    def lags(self) -> bool:
+        """Whether some rows wait."""
+        return any(part.lags for part in self._parts)
+
+    def settled_copies(self) -> list[tuple[Array, Array]]:
+        """The tables with rows that wait, each with a copy of it in which none does."""
+        return [
+            (part.params[0], part.settled_copy(self._scratch)) for part in self._parts if part.lags
+        ]
+
     def settle(self) -> None:
         """Bring all weights up to date."""
         for part in self._parts:
@@ -271,6 +282,11 @@ class Optimizer:
         return grads
 
     # -- saving --
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: its averages are its own, and so are the weights that it will be given."""
+        self.settle()
+        return self.__dict__ | {"_parts": [], "_planned": {}, "_scratch": []}
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened: host arrays and numbers, flat.

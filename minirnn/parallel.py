@@ -225,12 +225,13 @@ class Ranks:
             self.align(model)
 
     def align(self, model: Any) -> None:
-        """Take over the weights, the state of the optimizer and the states of layers of rank 0."""
-        for weights in model.params.values():
-            host = np.ascontiguousarray(to_host(weights))
-            self.comm.Bcast(host)
-            weights[...] = xp.asarray(host)
-        model.optimizer.load_state_dict(self.from_first(model.optimizer.state_dict))
+        """Take over the weights and the state of the optimizer of rank 0."""
+        with model.turns.alone():
+            for weights in model.params.values():
+                host = np.ascontiguousarray(to_host(weights))
+                self.comm.Bcast(host)
+                weights[...] = xp.asarray(host)
+            model.optimizer.load_state_dict(self.from_first(model.optimizer.state_dict))
         self.aligned = True
 
     def draw_apart(self, model: Any) -> None:
@@ -266,9 +267,9 @@ class Ranks:
                 )
         return any(self.comm.allgather(stop))
 
-    def steps(self, model: Any, epoch: int) -> SharedSteps:
-        """What does the steps of an epoch."""
-        return SharedSteps(self, model, epoch)
+    def steps(self, model: Any, epoch: int, keeper: Any = None) -> SharedSteps:
+        """What does the steps of an epoch; keeper: of the checkpoints, if there are any."""
+        return SharedSteps(self, model, epoch, keeper)
 
 
 def bits(weights: Any) -> int:
@@ -293,9 +294,10 @@ class SharedSteps(Steps):
 
     FLAGS = 3
 
-    def __init__(self, ranks: Ranks, model: Any, epoch: int) -> None:
+    def __init__(self, ranks: Ranks, model: Any, epoch: int, keeper: Any) -> None:
         super().__init__(model, epoch)
-        self.ranks = ranks
+        self.ranks, self.keeper = ranks, keeper
+        self.save = False
         self.mine = RunningMeans(model)
         self.exchange: Exchange | None = None
 
@@ -316,15 +318,17 @@ class SharedSteps(Steps):
             if first.trainable:
                 self.table, self.waits = first, (f"{first.name}_embeddings",)
 
-    def train(self, x: Any, y: Any, sample_weight: Any) -> None:
-        """One step; x: this rank's rows of the batch, None if it has none."""
-        self.step(x, y, sample_weight)
+    def due(self, keeper: Any) -> bool:
+        """As the ranks have agreed in the last step."""
+        return self.save
 
     def end(self) -> None:
         """After the last batch: make sure that it is the last one of all ranks."""
-        self.step(None, None, None, ended=True)
+        with self.model.turns.alone():
+            self.step(None, None, None, ended=True)
 
     def step(self, x: Any, y: Any, sample_weight: Any, ended: bool = False) -> None:
+        """One step; x: this rank's rows of the batch, None if it has none."""
         if not self.begun:
             self.begin(x)
         exchange, optimizer = self.exchange, self.model.optimizer
@@ -338,7 +342,7 @@ class SharedSteps(Steps):
         if x is not None:
             grads, finish = self.backward(x, y, sample_weight)
         elements = self.mine.loss.weight
-        flags = (ended, self.save, self.stop)
+        flags = ended, *self.wishes()
         told = [number for figure in figures for number in (figure.total, figure.weight)]
         exchange.start(grads, elements, [*flags, *told])
         if grads is not None:
@@ -364,6 +368,12 @@ class SharedSteps(Steps):
         means = [self.means.loss, *self.means.metrics]
         for figure, total, weight in zip(means, told[::2], told[1::2], strict=True):
             figure.add(total, weight)
+
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether this rank wants a checkpoint after this step, and whether it wants to stop."""
+        if self.keeper is None:
+            return False, False
+        return self.keeper.due(self.done), self.keeper.signal is not None
 
     def backward(
         self, x: Any, y: Any, sample_weight: Any

@@ -134,6 +134,15 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
             f"path: {os.fspath(path)!r} has an ending of Keras's files, and minirnn's format is "
             "another one; name it *.mrnn, say"
         )
+    with model.turns.alone():  # between two steps, if another thread trains it
+        if model.turns.unsettled is not None:
+            model.turns.unsettled()
+        content = encoded(FORMAT, *contents(model))
+    write_whole(path, content)
+
+
+def contents(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What describes the model, as JSON values, and its arrays."""
     header: dict[str, Any] = {"model": model.get_config()}
     if type(model).__name__ in MODELS:
         header["class"] = type(model).__name__
@@ -147,19 +156,17 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         state = model.optimizer.state_dict()
         header["optimizer_state"] = {k: v for k, v in state.items() if not hasattr(v, "shape")}
         arrays |= {f"optimizer/{k}": v for k, v in state.items() if hasattr(v, "shape")}
-    write(path, FORMAT, header, arrays)
+    return header, arrays
 
 
-def write(
-    path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], arrays: Mapping[str, Any]
-) -> None:
-    """Write JSON values and arrays into one file, all or nothing. kind: FORMAT, for a model."""
+def encoded(kind: str, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
+    """JSON values and arrays as the content of a file. kind: FORMAT, for a model."""
     from safetensors.numpy import save as to_bytes
 
     # safetensors 0.8.0 writes wrong values for arrays that are not C-contiguous.
     arrays = {key: np.ascontiguousarray(to_host(value)) for key, value in arrays.items()}
     metadata = {"format": kind, "version": str(VERSION), "header": json.dumps(header)}
-    write_whole(path, to_bytes(arrays, metadata=metadata))
+    return to_bytes(arrays, metadata=metadata)
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -227,7 +234,7 @@ def load(path: str | os.PathLike[str], model_class: Any) -> Any:
 
 
 def read(path: str, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """`(header, arrays)` of a file that `write` wrote."""
+    """`(header, arrays)` of a file of this kind; see `encoded`."""
     from safetensors import SafetensorError, safe_open
 
     check_header(path)

@@ -53,6 +53,7 @@ from minirnn.summary import summary_table
 from minirnn.teacher_forcing import Pairs, TeacherForcing
 from minirnn.text import pad_rows
 from minirnn.threads import keep_limits
+from minirnn.turns import Turns, View
 
 
 class Seq2Seq(Layer):
@@ -102,6 +103,7 @@ class Seq2Seq(Layer):
         self.input_shape: Shape | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.stop_training = False
+        self.turns = Turns()
         self._training_parts: TrainingParts | None = None
 
     # What any model does in the same way.
@@ -182,15 +184,17 @@ class Seq2Seq(Layer):
 
     def training_parts(self, x: Any) -> TrainingParts:
         """As `Sequential.training_parts`."""
-        if self._training_parts is None:
+        parts = self._training_parts
+        if parts is None:
             self.ensure_built(x)
             *first, last = self.decoder.layers
             bare, loss, activation = without_activation(last, self.loss)
             body = copy.copy(self)
             body.decoder = copy.copy(self.decoder)
             body.decoder.layers = [*first, bare]
-            self._training_parts = TrainingParts(body, loss, activation, self.trainable_params)
-        return self._training_parts
+            parts = TrainingParts(body, loss, activation, self.trainable_params)
+            self._training_parts = parts
+        return parts
 
     def taught(self, data: Any) -> TeacherForcing:
         """Batches (sources, targets) as this model is trained and evaluated on them."""
@@ -288,14 +292,17 @@ class Seq2Seq(Layer):
         """
         self.require_built()
         whole_number("max_length", max_length)
-        layers = generation.stack_of(self.decoder.layers)
         draw = generation.drawing(temperature, top_k, rng, never=(0, self.start))
         rows: list[np.ndarray] = []
-        for source, _, _ in batches(x, batch_size=batch_size):
-            states, _ = self.encoder.forward(source)
-            begin = np.full((len(source), 1), self.start)
-            ids = generation.go_on(layers, begin, states, max_length, draw, self.end)
-            rows += [row[row != self.end] for row in ids]
+        with self.turns.visit():
+            view = View(self)
+            for source, _, _ in batches(x, batch_size=batch_size):
+                with view as seen:
+                    layers = generation.stack_of(seen.decoder.layers)
+                    states, _ = seen.encoder.forward(source)
+                    begin = np.full((len(source), 1), self.start)
+                    ids = generation.go_on(layers, begin, states, max_length, draw, self.end)
+                rows += [row[row != self.end] for row in ids]
         return pad_rows(rows)
 
     # -- describing and storing --

@@ -13,7 +13,7 @@ of a parameter at a time, and that is chosen for speed:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,6 +127,8 @@ class Part:
 
     def settle(self, scratch: list) -> None:
         """Only a table has rows that wait."""
+
+    lags = False  # whether it has rows that wait
 
     def step(
         self, grads: Mapping, learn: Learn, drift: Drift | None, scratch: list, wait: bool = False
@@ -272,12 +274,26 @@ class Table(Part):
         self.had_factors[rows] = self.factors
         self.had_weighted[rows] = self.weighted
 
+    @property
+    def lags(self) -> bool:
+        return self.factors != 0
+
+    def settled_copy(self, scratch: list) -> Array:
+        """The weights as `settle` would make them."""
+        weights = self.params[0].copy()
+        for rows in self.live_rows_in_blocks():
+            weights[rows] -= self.waited(rows, [table[rows] for table in self.tables], scratch)
+        return weights
+
+    def live_rows_in_blocks(self) -> Iterator[slice]:
+        for first, last in self.live_blocks:
+            yield slice(first // self.width, last // self.width)
+
     def settle(self, scratch: list) -> None:
         if not self.factors:
             return
         (weights,) = self.params
-        for first, last in self.live_blocks:
-            rows = slice(first // self.width, last // self.width)
+        for rows in self.live_rows_in_blocks():
             weights[rows] -= self.waited(rows, [table[rows] for table in self.tables], scratch)
             self.had_factors[rows] = self.factors  # an interrupt here moves no row twice
             self.had_weighted[rows] = self.weighted

@@ -25,6 +25,10 @@ WORTH_A_THREAD = 50_000  # with less work than this, handing it over costs more 
 
 Result = TypeVar("Result")
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # or a child would wait for a thread that it does not have
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 def side_by_side(task: Callable[[int], Result], work: int) -> tuple[Result, Result]:

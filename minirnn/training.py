@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -25,7 +23,9 @@ from minirnn.checks import whole_number
 from minirnn.cuda.graph import training_graph
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
+from minirnn.progress import Progress
 from minirnn.threads import keep_limits
+from minirnn.turns import View, trains, viewed
 
 
 class NonFiniteError(ValueError, ArithmeticError):
@@ -131,13 +131,10 @@ class Steps:
     Args:
         graph: that of the epoch before, if there was one.
         one_by_one: whether somebody looks at the model after every step.
-
-    Attributes:
-        save, stop: what is wished for after the next step. Several ranks agree on it in that step:
-            then it is what any of them has wished for.
     """
 
     AHEAD = 256  # steps that may be done before the host asks how they went
+    stop = False  # whether another rank of this training wishes to stop
 
     def __init__(self, model: Any, epoch: int, graph: Any = None, one_by_one: bool = False) -> None:
         self.model, self.epoch, self.one_by_one = model, epoch, one_by_one
@@ -145,10 +142,14 @@ class Steps:
         self.graph = graph
         self.begun = False
         self.done = self.unread = 0
-        self.save = self.stop = False
 
     def train(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Do one step."""
+        with self.model.turns.alone():
+            self.model.turns.unsettled = self.leave_graph
+            self.step(x, y, sample_weight)
+
+    def step(self, x: Any, y: Any, sample_weight: Any) -> None:
         if not self.begun:
             self.begun = True
             self.model.training_parts(x)
@@ -166,8 +167,12 @@ class Steps:
             self.fail(x, loss, self.done)
         self.means.update(loss, y, out, sample_weight, mask)
 
+    def due(self, keeper: Keeper) -> bool:
+        """Whether a checkpoint is to be written after this step."""
+        return keeper.due(self.done)
+
     def end(self) -> None:
-        """After the last step."""
+        """After the last step of the epoch."""
 
     def read(self) -> None:
         """Ask how the last steps went."""
@@ -186,8 +191,9 @@ class Steps:
         raise NonFiniteError(explain_non_finite(self.model, x, loss, when))
 
     def logs(self) -> dict[str, float]:
-        self.read()
-        return self.means.logs()
+        with self.model.turns.alone():
+            self.read()
+            return self.means.logs()
 
     def leave_graph(self) -> None:
         """Give back to the model what a graph has learned, if there is one."""
@@ -197,12 +203,15 @@ class Steps:
 
     def settle(self) -> None:
         """Bring the model and its optimizer up to date."""
-        self.leave_graph()
-        self.model.optimizer.settle()
+        with self.model.turns.alone():
+            self.leave_graph()
+            self.model.optimizer.settle()
+            self.model.turns.unsettled = None
 
     def standing(self) -> Standing:
         """What a checkpoint in the middle of this epoch is to know."""
-        self.leave_graph()
+        with self.model.turns.alone():
+            self.leave_graph()
         return Standing(self.epoch, self.done, self.means.state())
 
     def go_on(self, standing: Standing) -> None:
@@ -229,6 +238,7 @@ def ending_together(fit: Callable[..., History]) -> Callable[..., History]:
 @ending_together
 @memory_errors()
 @keep_limits()
+@trains
 def fit(
     model: Any,
     x: Any,
@@ -325,11 +335,10 @@ def train_epochs(
     graph = None
     while begun.epoch < epochs and not begun.stopped:
         epoch = begun.epoch
-        steps = (
-            Steps(model, epoch, graph, one_by_one=bool(stepwise))
-            if ranks is None
-            else ranks.steps(model, epoch)
-        )
+        if ranks is None:
+            steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
+        else:
+            steps = ranks.steps(model, epoch, keeper)
         if begun.step:
             steps.go_on(begun)
         else:
@@ -339,16 +348,13 @@ def train_epochs(
         with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
             try:
                 for batch in passes.epoch(steps.done):
-                    if keeper is not None:
-                        steps.save = keeper.due(steps.done + 1)
-                        steps.stop = keeper.signal is not None
                     steps.train(*prepared(batch, class_weight, model.loss.sparse))
                     progress.advance(steps)
                     if stepwise:
                         steps.settle()
                     for watcher in stepwise:
                         watcher.on_train_batch_end(steps.done - 1, steps.logs())
-                    if steps.save:
+                    if keeper is not None and steps.due(keeper):
                         keeper.write(steps.standing(), steps.stop)
                 steps.end()
             finally:
@@ -358,7 +364,7 @@ def train_epochs(
             if validation is not None:
                 alone = keeper is not None and ranks is None
                 with keeper.resting(steps.standing()) if alone else nullcontext():
-                    figures = run_evaluation(model, validation, ranks=ranks)
+                    figures = run_evaluation(View(model), validation, None, ranks)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
@@ -385,21 +391,25 @@ def evaluate(
     """The loss and the metrics over a data set: name → mean over its samples."""
     model.require_compiled()
     data = batches(x, y, sample_weight, batch_size, vectorizer=model.vectorizer)
-    with Progress("Evaluate", known_length(data), verbose) as progress:
-        logs = run_evaluation(model, data, progress)
+    with (
+        viewed(model, "evaluate") as view,
+        Progress("Evaluate", known_length(data), verbose) as progress,
+    ):
+        logs = run_evaluation(view, data, progress)
         progress.finish(logs)
     return logs
 
 
 def run_evaluation(
-    model: Any, data: Any, progress: Progress | None = None, ranks: Any = None
+    view: View, data: Any, progress: Progress | None = None, ranks: Any = None
 ) -> dict[str, float]:
-    means = RunningMeans(model)
+    means = RunningMeans(view.model)
     for batch in data:
-        if batch is None:
+        if batch is None:  # of which this rank has no row
             continue
         xb, yb, weight = prepared(batch)
-        loss, out, mask = test_step(model, xb, yb, weight)
+        with view(xb) as model:
+            loss, out, mask = test_step(model, xb, yb, weight)
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
@@ -416,12 +426,14 @@ def predict(
     """The outputs of all rows, on the host, in the order of the rows."""
     model.require_layers()
     data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
-    body = model.without_vectorizer()
     out = []
-    with Progress("Predict", known_length(data), verbose) as progress:
+    with (
+        viewed(model, "predict") as view,
+        Progress("Predict", known_length(data), verbose) as progress,
+    ):
         for xb, _, _ in data:
-            body.ensure_built(xb)
-            out.append(to_host(body.walk(xb)[0]))
+            with view(xb) as seen:
+                out.append(to_host(seen.without_vectorizer().walk(xb)[0]))
             progress.advance(None)
     if out[0].ndim > 2:  # an output at every step: batches differ in length
         longest = max(y.shape[1] for y in out)
@@ -444,7 +456,7 @@ def prepared(
     batch: Batch | None, class_weight: Mapping[int, float] | None = None, sparse: bool = True
 ) -> Batch:
     """The batch, with the class weights multiplied into the sample weights."""
-    if batch is None:  # this rank has none of its rows
+    if batch is None:  # of which this rank has no row
         return None, None, None
     x, y, weight = batch
     if y is None:
@@ -497,51 +509,3 @@ def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
         f"the loss became {loss} at {when}; it begins {begins}."
         f"{advice if 'layer' in begins else ''}"
     )
-
-
-class Progress:
-    """A progress bar on a terminal, a line per epoch elsewhere, or nothing.
-
-    verbose: "auto" and 1: a bar if standard error is a terminal, else a line; 2: a line; 0: none.
-    """
-
-    def __init__(self, title: str, steps: int | None, verbose: str | int) -> None:
-        if verbose not in ("auto", 0, 1, 2):
-            raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, received {verbose!r}")
-        on_terminal = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook shows bars
-        self.title = title
-        self.line = verbose == 2 or (verbose in ("auto", 1) and not on_terminal)
-        self.bar = None
-        if verbose in ("auto", 1) and on_terminal:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=steps, desc=title, unit="batch", dynamic_ncols=True)
-        self.begun = self.shown = time.perf_counter()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def advance(self, means: RunningMeans | Steps | None) -> None:
-        if self.bar is None:
-            return
-        now = time.perf_counter()
-        if means is not None and now - self.shown > 0.1:
-            self.bar.set_postfix(figures(means.logs()), refresh=False)
-            self.shown = now
-        self.bar.update()
-
-    def finish(self, logs: Mapping[str, float]) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix(figures(logs))
-        elif self.line:
-            seconds = time.perf_counter() - self.begun
-            shown = "  ".join(f"{name} {value}" for name, value in figures(logs).items())
-            print(f"{self.title}: {seconds:.1f} s  {shown}", flush=True)
-
-
-def figures(logs: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4f}" for name, value in logs.items()}

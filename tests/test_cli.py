@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -139,7 +141,7 @@ def test_cupy_that_is_missing_gives_a_warning_of_one_line(capsys, monkeypatch):
 
 
 def test_divergence_is_exit_code_1(capsys, monkeypatch):
-    def explode(*arguments):
+    def explode(*arguments, **options):
         raise minirnn.NonFiniteError("the loss became nan at epoch 1, step 3")
 
     monkeypatch.setattr(classifier, "train", explode)
@@ -148,12 +150,37 @@ def test_divergence_is_exit_code_1(capsys, monkeypatch):
 
 
 def test_ctrl_c_is_exit_code_130_and_one_line(capsys, monkeypatch):
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(classifier, "train", interrupt)
     assert cli.main(QUICK) == 130
     assert capsys.readouterr().err == "minirnn: interrupted\n"
+
+
+def test_train_goes_on_from_a_checkpoint(capsys, monkeypatch, tmp_path):
+    """Interrupted in step 5, and started once more with the same command."""
+    wanted = [*QUICK, "--checkpoint", str(tmp_path / "c"), "--checkpoint-every", "2"]
+    assert cli.main([*QUICK, "--save", str(tmp_path / "whole.mrnn")]) == 0
+    step, steps = minirnn.training.train_step, itertools.count(1)
+
+    def interrupted(*arguments, **options):
+        if next(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(minirnn.training, "train_step", interrupted)
+    assert cli.main(wanted) == 130
+    assert capsys.readouterr().err.startswith("minirnn: stopped at epoch 1, step 5; all is saved")
+    monkeypatch.undo()
+    assert cli.main([*wanted, "--save", str(tmp_path / "again.mrnn")]) == 0
+    assert "goes on at epoch 1, step 5" in capsys.readouterr().out
+    whole, again = (minirnn.load(tmp_path / f"{name}.mrnn") for name in ("whole", "again"))
+    for expected, weights in zip(whole.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, expected)
+    assert cli.main([*wanted, "--seed", "1"]) == 0  # has ended
+    assert cli.main([*wanted, "--take", "8"]) == 2
+    assert "is of a training with other vocabulary: there" in capsys.readouterr().err
 
 
 def test_warnings_are_shown_as_before_when_the_command_has_run(capsys, saved):

@@ -17,6 +17,7 @@ from minirnn.data import Dataset
 from minirnn.layers import GRU, LSTM, Bidirectional, Dense, Dropout, Embedding, SimpleRNN
 from minirnn.models import Sequential
 from minirnn.optimizers import Adam
+from minirnn.text import pad_rows
 from minirnn.training import NonFiniteError, train_step
 
 pytestmark = pytest.mark.skipif(
@@ -145,6 +146,38 @@ def test_the_same_bits_every_time():
     )
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "all kinds"])
+def test_a_training_that_was_broken_off_goes_on_to_the_same_bits(kind, tmp_path):
+    """The weights leave the graph for a checkpoint and come back as they were."""
+    x, y = rows_of_text(40)
+
+    class Breaks(Dataset):
+        def __init__(self, at):
+            starts = [*range(0, 40, 8)]
+            self.left = at
+            batches = Dataset.from_rows(starts).shuffle(5, seed=1).map(self.batch)
+            super().__init__(lambda: iter(batches), 5, [batches])
+
+        def batch(self, start):
+            self.left -= 1
+            if self.left < 0:
+                raise InterruptedError
+            return pad_rows(x[start : start + 8]), y[start : start + 8]
+
+    def run(at, path):
+        model = classifier(kind)
+        checkpoint = None if path is None else minirnn.Checkpoint(path, steps=2)
+        model.fit(Breaks(at), epochs=3, verbose=0, checkpoint=checkpoint)
+        return [w.tobytes() for w in model.get_weights()], model.optimizer.iterations
+
+    with strict_cupy.installed():
+        whole = run(100, None)
+        for at in (3, 5, 9, 14):
+            with pytest.raises(InterruptedError):
+                run(at, tmp_path / str(at))
+            assert run(100, tmp_path / str(at)) == whole
 
 
 def test_texts_and_data_sets_go_the_same_way():

@@ -678,3 +678,58 @@ def test_functions_and_datasets_are_checked():
 def test_as_numpy_iterator():
     iterator = numbers(2).as_numpy_iterator()
     assert [next(iterator), next(iterator), next(iterator, "end")] == [0, 1, "end"]
+
+
+# --- orders: what lets a training go on in the middle of a pass -----------------------------------
+
+
+def shuffled(seed=None):
+    return Dataset.from_rows(list(range(20))).shuffle(7, seed=seed).map(lambda x: x + 1).batch(3)
+
+
+def values(dataset):
+    return [batch.tolist() for batch in dataset]
+
+
+def test_orders_bring_an_equal_pipeline_to_the_same_pass():
+    first = shuffled()
+    passes = []
+    for _ in range(3):
+        passes.append((first.orders, values(first)))
+    assert passes[0][1] != passes[1][1] != passes[2][1]
+    for orders, expected in reversed(passes):
+        again = shuffled()  # with a seed of its own
+        again.orders = orders
+        assert values(again) == expected
+        assert again.orders == [[orders[0][0], orders[0][1] + 1]]
+
+
+def test_orders_of_all_shuffles_once_each():
+    source = shuffled(1)
+    joined = Dataset.zip(source, source.concatenate(shuffled(2))).take(5).prefetch(1)
+    assert joined.orders == [[1, 0], [2, 0]]
+    assert Dataset.from_rows([1]).repeat().skip(1).orders == []
+
+
+def test_a_cache_keeps_the_order_of_its_first_pass_in_another_process_too():
+    first = shuffled(3).cache()
+    kept = values(first)
+    orders = first.orders
+    again = shuffled(3).cache()
+    again.orders = orders
+    assert values(again) == kept == values(first)
+
+
+def test_orders_of_another_pipeline_are_refused():
+    with pytest.raises(ValueError, match="expected those of 1 shuffles, received 2"):
+        shuffled().orders = [[1, 1], [2, 2]]
+
+
+def test_a_replay_that_finds_fewer_batches_than_were_had():
+    from minirnn.batches import Replay
+
+    walk = Replay(shuffled(1))
+    next(walk), next(walk), next(walk)
+    shorter = Replay(shuffled(1).take(2), **walk.position())
+    with pytest.raises(ValueError, match="expected at least 3 batches, as before; found 2"):
+        next(shorter)

@@ -72,8 +72,8 @@ plan(const int* slots, int slots_in_turn, int slot_size, int mask_zero, int rows
     numbers[BATCHES] += 1;
     if (numbers[FAILED]) return;
     numbers[STEP] += 1;
-    powers[POWER_1] *= beta_1;
-    powers[POWER_2] *= beta_2;
+    powers[POWER_1] = pow(beta_1, (double)numbers[STEP]);
+    powers[POWER_2] = pow(beta_2, (double)numbers[STEP]);
     float rate;
     memcpy(&rate, &slot[2], sizeof rate);
     powers[ALPHA] = rate * sqrt(1 - powers[POWER_2]) / (1 - powers[POWER_1]);

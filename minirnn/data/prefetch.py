@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,10 @@ def read_ahead(source: Iterable, buffer_size: int) -> Iterator:
     """
     ready: queue.Queue = queue.Queue(buffer_size)
     stop = threading.Event()
+    # The caller's context goes along: its random numbers, and np.errstate, are part of it.
+    work = contextvars.copy_context().run
     thread = threading.Thread(
-        target=_fill, args=(source, ready, stop), name="minirnn-prefetch", daemon=True
+        target=work, args=(_fill, source, ready, stop), name="minirnn-prefetch", daemon=True
     )
     thread.start()
     try:
