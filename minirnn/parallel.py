@@ -43,6 +43,7 @@ from minirnn.exchange import Exchange, keys_of_tables, transport_for
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.supervisor import supervise
 from minirnn.training import NonFiniteError, RunningMeans, Steps, explain_non_finite, known_length
+from minirnn.turns import stateful
 
 MISSING = (
     'training on several processes needs mpi4py and MPI: pip install "minirnn[mpi]" brings both, '
@@ -206,6 +207,11 @@ class Ranks:
 
     def begin(self, model: Any, data: Any, facts: Mapping[str, Any]) -> None:
         """Before the first epoch: start from what rank 0 has, if the model is built."""
+        if facts["checkpoint"] and stateful(model):
+            raise ValueError(
+                "checkpoint: the states of stateful layers are those of each rank's own rows, and "
+                "are not kept on several ranks; train without ranks, or without a checkpoint"
+            )
         optimizer = model.optimizer.get_config()
         described = {"optimizer": optimizer, "data": data.described(), "built": model.built}
         self.meet({"batches": known_length(data), **described, **facts})

@@ -147,6 +147,14 @@ def data_set(rng):
     return model, (data,), {"callbacks": [stopping], "batch_size": None}
 
 
+def carried_states(rng):
+    """A row goes on where the row at its place in the batch before has ended."""
+    model = stack(LSTM(4, stateful=True, return_sequences=True), GRU(3, stateful=True), Dense(2))
+    model.compile(optimizers.SGD(0.1), "mse")
+    x = rng.normal(size=(48, 5, 3)).astype(minirnn.backend.floatx())
+    return model, (x, rng.normal(size=(48, 2))), {"shuffle": False}
+
+
 def mask_later(rng):
     """Padding that has momentum from before it was masked drifts on all ranks alike."""
     model, (x, y), _ = no_mask(rng)
@@ -208,6 +216,7 @@ CASES = {
         dense_gradient,
         inner_model,
         data_set,
+        carried_states,
         mask_later,
         translator,
         dropout,
