@@ -14,7 +14,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from minirnn.packing import Mask, full_mask
 from minirnn.summary import summary_table
 from minirnn.text import TextVectorization
 from minirnn.turns import Turns
+
+if TYPE_CHECKING:
+    from minirnn.parallel import Ranks
 
 
 class TrainingParts(NamedTuple):
@@ -298,7 +301,7 @@ class Sequential(Layer):
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
-        ranks: Any = None,
+        ranks: Ranks | None = None,
     ) -> History:
         """Train.
 

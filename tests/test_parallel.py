@@ -1,5 +1,6 @@
 """Several ranks, started by mpiexec, beside one process with batches as large as all of theirs."""
 
+import contextlib
 import json
 import os
 import re
@@ -41,27 +42,29 @@ def mpi_works():
 needs_mpi = pytest.mark.skipif(not mpi_works(), reason="needs mpi4py and mpiexec: minirnn[mpi]")
 
 
+@contextlib.contextmanager
 def started(ranks, *command, **environment):
+    """The process of mpiexec; it does not outlive this."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "MPI_"))}
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     threads = {"OPENBLAS_NUM_THREADS": "1", "MINIRNN_THREADS": "1", "PYTHONPATH": paths}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [MPIEXEC, "-n", str(ranks), sys.executable, *map(str, command)],
         env=kept | threads | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(ranks, *command, timeout=90, **environment):
     """A command on so many ranks; a hang is an error."""
-    process = started(ranks, *command, **environment)
-    try:
+    with started(ranks, *command, **environment) as process:
         output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
@@ -324,10 +327,11 @@ def test_a_killed_training_goes_on_on_any_number_of_ranks(death, tmp_path):
 @needs_mpi
 def test_an_interrupt_stops_all_ranks_after_a_step_and_saves(tmp_path):
     file, results = tmp_path / "c", [tmp_path / "whole.npz", tmp_path / "again.npz"]
-    process = started(2, HERE / "parallel_training.py", "killed", file, "none", "wait")
-    assert {process.stdout.readline() for _ in range(2)} == {"begun\n"}
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    command = HERE / "parallel_training.py", "killed", file, "none", "wait"
+    with started(2, *command, MINIRNN_COMPILED="0") as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert len(re.findall(rf"stopped at epoch \d.*all is saved in {file}", errors)) == 1, errors
     for path, result in zip(("", file), results, strict=True):
