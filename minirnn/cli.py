@@ -75,10 +75,12 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as error:
-        complain("", str(error) or "interrupted")
+        if not parallel.told_by_first(error):
+            complain("", str(error) or "interrupted")
         return 130
     except NonFiniteError as error:
-        complain("error: ", error)
+        if not parallel.told_by_first(error):
+            complain("error: ", error)
         return 1
     except OSError as error:
         known = error.strerror and error.filename is not None

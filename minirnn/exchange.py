@@ -40,7 +40,8 @@ class Exchange:
         numbers: how many numbers travel along.
 
     Attributes:
-        sent: bytes that this rank has given to the transport; received: rows that came back.
+        views: key → where the gradient of dense weights stands in the flat array.
+        gradients, numbers: the parts of that array.
     """
 
     def __init__(
@@ -57,7 +58,6 @@ class Exchange:
             self.views[key] = self.flat[end : end + weights.size].reshape(weights.shape)
             end += weights.size
         self.gradients, self.numbers = self.flat[:size], self.flat[size:]
-        self.sent = self.received = 0
 
     def start(
         self, grads: Mapping[str, Any] | None, elements: float, numbers: Iterable[Any]
@@ -74,7 +74,6 @@ class Exchange:
         for i, number in enumerate(numbers):  # some may be on a device: so one by one
             self.numbers[i] = number
         self.transport.start_sum(self.flat)
-        self.sent += self.flat.nbytes
 
     def rows(self, key: str, gradient: Any, elements: float) -> RowGradient:
         """The sum over all ranks of one table's gradients; None: this rank has no rows."""
@@ -87,9 +86,7 @@ class Exchange:
                 gradient = RowGradient(used, gradient[used])
             ids = to_host(gradient.ids).astype(np.int32, copy=False)
             rows = xp.multiply(gradient.rows, elements, dtype=table.dtype)
-        self.sent += ids.nbytes + rows.nbytes
         ids, rows = self.transport.gather_rows(ids, rows)
-        self.received += len(ids)
         return sum_equal_ids(ids, rows, len(table))
 
     def wait(self) -> np.ndarray:

@@ -91,6 +91,11 @@ def world() -> Ranks:
     return _world
 
 
+def told_by_first(error: object) -> bool:
+    """Whether all ranks have raised this error, so that the first one tells of it, not this one."""
+    return _world is not None and _world.rank > 0 and error is _world.agreed
+
+
 def take_a_device(number: int) -> None:
     """The process of this number on its machine computes on the GPU of this number."""
     if get_backend() == "cupy":

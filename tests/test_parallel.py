@@ -221,6 +221,59 @@ def test_gradients_are_summed_with_the_weight_of_their_elements(data):
         assert other[2].rows.tobytes() == rows.rows.tobytes()
 
 
+class Alone:
+    """A communicator of one process, and its transport."""
+
+    rank, size = 0, 1
+
+    def __init__(self):
+        self.said = []
+
+    def allgather(self, value):
+        return [value]
+
+    def bcast(self, value, root=0):
+        return value
+
+    def Bcast(self, array):
+        pass
+
+    def start_sum(self, flat):
+        self.said.append("sum begins")
+
+    def finish_sum(self):
+        self.said.append("sum ends")
+
+    def gather_rows(self, ids, rows):
+        self.said.append("rows")
+        return ids, rows
+
+
+def test_a_step_makes_one_sum_around_the_backward_pass_of_the_table(monkeypatch):
+    comm = Alone()
+    ranks = parallel.Ranks(comm)
+    ranks.transport, ranks.draws = comm, 0
+    backward = Embedding.backward
+    monkeypatch.setattr(
+        Embedding, "backward", lambda *given: comm.said.append("table") or backward(*given)
+    )
+    models = []
+    for train in (lambda model: ranks.steps(model, 0).train, lambda model: model.train_on_batch):
+        minirnn.set_random_seed(1)
+        model, (x, y), _ = parallel_training.masked(np.random.default_rng(2))
+        x = minirnn.text.pad_rows(x)
+        model.require_compiled()
+        model.build()
+        step = train(model)
+        for rows in (slice(0, 20), slice(20, 50)):
+            step(x[rows], y[rows], None)
+        model.optimizer.settle()
+        models.append(model)
+    assert comm.said[:8] == ["sum begins", "table", "rows", "sum ends"] * 2
+    for mine, theirs in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
 @given(st.integers(0, 40), st.integers(1, 9))
 def test_the_shares_of_a_batch_are_its_rows(rows, ranks):
     parts = [np.arange(rows)[rows_of_rank(rows, rank, ranks)] for rank in range(ranks)]
@@ -362,6 +415,19 @@ def test_the_command_trains_on_all_ranks(tmp_path):
     pair = [minirnn.load(tmp_path / f"{ranks}.mrnn").get_weights() for ranks in (1, 2)]
     for one, two in zip(*pair, strict=True):
         np.testing.assert_allclose(two, one, atol=2e-3)
+
+
+@needs_mpi
+def test_the_command_is_interrupted_on_all_ranks_and_says_so_once(tmp_path):
+    train = "train", "--model", "rnn-title", "--data", "sample", "--take", "320"
+    options = "--epochs", "500", "--checkpoint", tmp_path / "c"
+    with started(2, "-m", "minirnn", *train, *options, MINIRNN_COMPILED="0") as process:
+        assert any(line.startswith("Epoch 2/") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    told = [line for line in errors.splitlines() if not line.startswith("[mpiexec")]
+    assert len(told) == 1 and re.match(r"minirnn: stopped at .* all is saved in .*/c", told[0])
 
 
 @needs_mpi

@@ -26,11 +26,12 @@ SIZES = (8, 1 << 10, 1 << 13, 1 << 16, 1 << 19, 1 << 22)  # bytes
 
 
 class Timed:
-    """A transport that counts the seconds spent in it."""
+    """A transport that counts the seconds spent in it, and the bytes that it is given."""
 
     def __init__(self, transport: Any) -> None:
         self.transport = transport
         self.seconds: dict[str, float] = {}
+        self.bytes: dict[str, int] = {}
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self.transport, name)
@@ -39,29 +40,11 @@ class Timed:
             begun = time.perf_counter()
             result = function(*arguments)
             self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - begun
+            given = sum(array.nbytes for array in arguments)
+            self.bytes[name] = self.bytes.get(name, 0) + given
             return result
 
         return timed
-
-
-class Counting(training.Callback):
-    """Finds out how much the steps of an epoch have sent."""
-
-    def __init__(self, ranks: parallel.Ranks) -> None:
-        self.exchanges: list[Any] = []
-        steps = ranks.steps
-
-        def watched(model: Any, epoch: int) -> Any:
-            made = steps(model, epoch)
-            self.exchanges.append(made)
-            return made
-
-        ranks.steps = watched  # type: ignore[method-assign]
-
-    def bytes_of(self, steps: int) -> dict[str, float]:
-        exchange = self.exchanges[-1].exchange
-        flat = exchange.flat.nbytes
-        return {"dense": flat, "rows": exchange.sent / steps - flat * (steps + 1) / steps}
 
 
 def steps(name: str, batches: list[Batch], rounds: int) -> dict[str, Any]:
@@ -72,11 +55,10 @@ def steps(name: str, batches: list[Batch], rounds: int) -> dict[str, Any]:
     data, found = Stream(batches), {}
     if ranks.size > 1:
         ranks.transport = timed = Timed(ranks.transport)
-        counting = Counting(ranks)
     seconds = []
     for turn in range(rounds + 1):  # the first one is for caches
         if turn == 1 and ranks.size > 1:
-            timed.seconds.clear()
+            timed.seconds.clear(), timed.bytes.clear()
         begun = time.perf_counter()
         model.fit(data, verbose=0, ranks=ranks)
         if turn:
@@ -84,7 +66,7 @@ def steps(name: str, batches: list[Batch], rounds: int) -> dict[str, Any]:
     if ranks.size > 1:
         count = rounds * (len(batches) + 1)
         found["calls"] = {key: value / count * 1e3 for key, value in timed.seconds.items()}
-        found["bytes"] = counting.bytes_of(len(batches))
+        found["bytes"] = {key: value / count for key, value in timed.bytes.items()}
     else:
         found["each"] = each_step(model, batches, rounds)
     return {"ms": [round(value, 4) for value in seconds], **found}

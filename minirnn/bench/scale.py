@@ -54,12 +54,12 @@ Reading and shuffling the data costs nothing, no rank fails, and nothing else is
 
 def run(data: Any, models: Iterable[str], count: int, rounds: int) -> dict[str, Any]:
     """All figures; those of the models under their names."""
-    mpiexec = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
-    if mpiexec is None:
+    launcher = mpiexec()
+    if launcher is None:
         raise ValueError('scale: there is no mpiexec; pip install "minirnn[mpi]" brings one')
 
     def on(ranks: int, *arguments: str) -> Any:
-        command = [mpiexec, "-n", str(ranks), sys.executable, "-m", "minirnn.bench.rank"]
+        command = [launcher, "-n", str(ranks), sys.executable, "-m", "minirnn.bench.rank"]
         environment = {"OPENBLAS_NUM_THREADS": "1", "MINIRNN_THREADS": "1"}
         done = subprocess.run(
             [*command, *arguments],
@@ -84,6 +84,12 @@ def run(data: Any, models: Iterable[str], count: int, rounds: int) -> dict[str, 
     for name, found in results["models"].items():
         found["model"] = modelled(found, results["wire"], LESSONS[name])
     return results
+
+
+def mpiexec() -> str | None:
+    """The one beside this Python, or else any."""
+    beside = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
+    return beside or shutil.which("mpiexec")
 
 
 # --- measuring, in one process --------------------------------------------------------------------
@@ -228,7 +234,7 @@ def table(results: dict[str, Any]) -> str:
         summing = calls["start_sum"] + calls["finish_sum"]
         lines.append(
             f"| `{name}` | {ms[0]:.2f} | {ms[1]:.2f} | {2 * ms[0] / ms[1]:.2f} | "
-            f"{sizes['dense']:,.0f} | {sizes['rows']:,.0f} | {summing:.3f} | "
+            f"{sizes['start_sum']:,.0f} | {sizes['gather_rows']:,.0f} | {summing:.3f} | "
             f"{calls['gather_rows']:.3f} |"
         )
     lines += ["", "Modelled, milliseconds of a step:"]
