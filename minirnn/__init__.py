@@ -22,15 +22,17 @@ from minirnn import (
 )
 from minirnn.backend import get_backend, set_backend, set_floatx, set_random_seed
 from minirnn.checkpoint import Checkpoint, CheckpointError
+from minirnn.finite import NonFiniteError
 from minirnn.generation import generate
 from minirnn.gradcheck import gradcheck
 from minirnn.invariance import check_padding_invariance
 from minirnn.layers import Input
 from minirnn.models import Sequential, load
 from minirnn.saving import FileFormatError
+from minirnn.segments import set_history_limit
 from minirnn.seq2seq import Seq2Seq
-from minirnn.training import NonFiniteError
 from minirnn.turns import ModelBusyError
+from minirnn.windows import Windows
 
 __version__ = "0.1.0"
 
@@ -53,6 +55,7 @@ __all__ = [
     "NonFiniteError",
     "Seq2Seq",
     "Sequential",
+    "Windows",
     "activations",
     "callbacks",
     "check_padding_invariance",
@@ -73,6 +76,7 @@ __all__ = [
     "seq2seq",
     "set_backend",
     "set_floatx",
+    "set_history_limit",
     "set_random_seed",
     "utils",
     "vectors",

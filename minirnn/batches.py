@@ -36,7 +36,8 @@ from minirnn.text import TextVectorization, pad_rows
 Position = Mapping[str, Any]
 Batch = tuple[Any, Any, Any]
 
-REMEMBERED_TOKENS = 50_000_000  # of texts that come in a stream: 200 MB of ids
+REMEMBERED_BYTES = 200_000_000  # of texts that come in a stream, and their ids
+REMEMBERED_EACH = 400  # bytes: what a text and its ids take beside their contents
 
 
 class ArrayBatches:
@@ -169,7 +170,7 @@ class StreamBatches:
         self.source = source
         self.vectorizer = vectorizer
         self.known: dict[Any, np.ndarray] = {}  # text → ids
-        self.room = REMEMBERED_TOKENS
+        self.room = REMEMBERED_BYTES
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
@@ -213,7 +214,9 @@ class StreamBatches:
         rows = [fresh[text] if text in fresh else self.known[text] for text in texts]
         if self.room > 0:
             self.known |= fresh
-            self.room -= sum(len(ids) for ids in fresh.values())
+            self.room -= sum(
+                len(text) + ids.nbytes + REMEMBERED_EACH for text, ids in fresh.items()
+            )
         return pad_rows(rows, length=self.vectorizer.output_sequence_length)
 
 

@@ -186,12 +186,13 @@ def predict(model: Sequential, texts: Sequence[str]) -> np.ndarray:
 
     Raises:
         ClassifierError: if the outputs are no probabilities.
+        NonFiniteError: if they are not even numbers.
     """
     outputs = model.predict(list(texts), batch_size=PREDICT_BATCH)
-    if not np.allclose(outputs.sum(axis=1), 1, atol=1e-3):  # NaN is not close to 1 either
+    if not np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
         raise ClassifierError(
             f"the outputs of model {model.name!r} are no probabilities: they do not add up to 1. "
-            'Expected a last layer with activation="softmax", and finite weights.'
+            'Expected a last layer with activation="softmax".'
         )
     return outputs
 

@@ -1,20 +1,21 @@
 """The command `minirnn`: train a news classifier, evaluate it, use it, check all gradients.
 
-Exit codes: 0 all went well; 1 a gradient is wrong, or training diverged; 2 bad input; 130 stopped
-by Ctrl-C; 141 nobody reads the output any more (`minirnn predict ... | head`).
+Exit codes: 0 all went well; 1 a gradient is wrong, or training diverged; 2 bad input, or no room
+for output; 130 stopped by Ctrl-C; 141 nobody reads the output any more (`minirnn ... | head`).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import contextlib
+import errno
 import json
 import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import minirnn
 from minirnn import classifier, parallel
@@ -23,8 +24,9 @@ from minirnn.bench import main as bench_main
 from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
+from minirnn.finite import NonFiniteError
+from minirnn.lines import LONGEST, LineError, batches_of, batches_of_lines
 from minirnn.saving import FileFormatError
-from minirnn.training import NonFiniteError
 
 
 class UsageError(ValueError):
@@ -35,11 +37,14 @@ USER_ERRORS = (
     UsageError,
     CheckpointError,
     ClassifierError,
+    LineError,
     FileFormatError,
     ag_news.NewsDataError,
     OSError,
     MemoryError,
 )
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 DATA_HELP = (
     "where the news come from: a folder with train.csv and test.csv of AG News; 'tfds', to have "
@@ -58,12 +63,18 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     """Parse the arguments and call `args.run(args)`; errors of users become one line each."""
     args = parse(parser, argv)
 
-    def complain(kind: str, what: object) -> None:
-        print(f"{parser.prog}: {kind}{' '.join(str(what).split())}", file=sys.stderr)
+    def complain(kind: str, what: object, begin: str = "") -> None:
+        line = f"{begin}{parser.prog}: {kind}{shown(' '.join(str(what).split()))}"
+        if sys.stderr is not None:  # print would take standard output instead
+            with contextlib.suppress(OSError), past_bars():
+                print(line, file=sys.stderr, flush=True)
 
     def show_warning(message: Any, *where: Any, **more: Any) -> None:
         complain("warning: ", message)
 
+    if sys.stdout is None:
+        complain("error: ", "standard output is closed. To have none, send it to /dev/null")
+        return 2
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
@@ -71,24 +82,41 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # What is left to write goes nowhere, so that the flush at exit does not fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        code = 141
     except KeyboardInterrupt as error:
+        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        says = str(error) or "interrupted"
         if not parallel.told_by_first(error):
-            complain("", str(error) or "interrupted")
-        return 130
+            complain("", says, begin="\n" * on_terminal)  # its ^C stands in the line
+        code = 130
     except NonFiniteError as error:
         if not parallel.told_by_first(error):
             complain("error: ", error)
-        return 1
+        code = 1
     except OSError as error:
-        known = error.strerror and error.filename is not None
-        complain("error: ", f"{error.filename}: {error.strerror}" if known else error)
-        return 2
+        where = error.filename
+        if where is None and error.errno in NO_ROOM:  # files are told by their names
+            where = "standard output"
+        known = error.strerror and where is not None
+        complain("error: ", f"{where}: {error.strerror}" if known else error)
+        code = 2
     except USER_ERRORS as error:
         complain("error: ", error)
-        return 2
+        code = 2
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left goes nowhere, so that the flush at exit does not fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def past_bars() -> contextlib.AbstractContextManager:
+    """Within this, a progress bar that is under way makes room for lines."""
+    if "tqdm" not in sys.modules:
+        return contextlib.nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=sys.stderr)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -161,30 +189,29 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Print the class of each text, a batch at a time."""
     if args.texts:
-        texts: Iterable[str] = arguments_as_texts(args.texts)
+        batches = batches_of(arguments_as_texts(args.texts))
     elif sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "there is no text. Give texts as arguments, or pipe lines into the command: "
             "minirnn predict MODEL < FILE"
         )
     else:
-        texts = lines_of(sys.stdin.buffer)
+        batches = batches_of_lines(sys.stdin.buffer)
     start(args)
     model = classifier.load(args.path)
     names = classifier.class_names(model)
     width = max(map(len, names))
-    while batch := list(itertools.islice(texts, classifier.PREDICT_BATCH)):
-        for text, row in zip(batch, classifier.predict(model, batch), strict=True):
+    for texts in batches:
+        answers = []
+        for text, row in zip(texts, classifier.predict(model, texts), strict=True):
             best = int(row.argmax())
             if args.json:
-                probabilities = {n: round(float(p), 6) for n, p in zip(names, row, strict=True)}
-                print(
-                    json.dumps({"class": names[best], "probabilities": probabilities, "text": text})
-                )
+                chances = {n: round(float(p), 6) for n, p in zip(names, row, strict=True)}
+                answer = {"class": names[best], "probabilities": chances, "text": text}
+                answers.append(json.dumps(answer, allow_nan=False))
             else:
-                one_line = " ".join(text.splitlines())
-                print(f"{names[best]:<{width}}  {row[best]:.3f}  {one_line}".rstrip())
-        sys.stdout.flush()
+                answers.append(f"{names[best]:<{width}}  {row[best]:.3f}  {shown(text)}".rstrip())
+        print("\n".join(answers), flush=True)
     return 0
 
 
@@ -297,15 +324,14 @@ def arguments_as_texts(texts: Sequence[str]) -> Iterator[str]:
             raise UsageError(f"text {number} of the command line is not UTF-8") from None
 
 
-def lines_of(file: BinaryIO) -> Iterator[str]:
-    """The lines of a file as they come, without their ends; an empty line is an empty text."""
-    for number, line in enumerate(file, 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"standard input, line {number}: the byte 0x{line[error.start]:02x} is not UTF-8"
-            ) from None
+def shown(text: str) -> str:
+    """A text on one line, harmless to a terminal: control characters stand there as escapes."""
+    if text.isprintable():
+        return text
+    return " ".join(text.splitlines()).translate(CONTROLS)
+
+
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), *range(127, 160))}
 
 
 # --- the arguments --------------------------------------------------------------------------------
@@ -359,9 +385,11 @@ def make_parser() -> argparse.ArgumentParser:
         "predict",
         predict,
         "print the class of each text",
-        "One line a text: its class, the probability of that class, and the text. The models "
-        "without a mask (rnn-title, lstm) take padding for words, so that what they say of a text "
-        "depends a little on the other texts.",
+        "One line a text: its class, the probability of that class, and the text. Lines of "
+        "standard input are answered as they come, in their order and in bounded memory; one of "
+        f"more than {LONGEST:,} bytes is an error. The models without a mask (rnn-title, lstm) "
+        "take padding for words, so that what they say of a text depends a little on the other "
+        "texts that are answered with it.",
         '  minirnn predict bilstm.mrnn "Oil prices rise" "Striker scores twice"\n'
         "  minirnn predict bilstm.mrnn < headlines.txt\n"
         "  tail -n 5 headlines.txt | minirnn predict bilstm.mrnn --json",

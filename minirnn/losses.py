@@ -211,7 +211,8 @@ class CategoricalCrossentropy(Loss):
         if self.from_logits:
             shifted, exps, total = _exponentials(y_pred)
             mass = y.sum(axis=1)
-            losses = mass * xp.log(total[:, 0]) - (y * shifted).sum(axis=1)
+            taken = xp.where(y == 0, 0, shifted)  # a logit of -inf has no part in 0 * log(0)
+            losses = mass * xp.log(total[:, 0]) - (y * taken).sum(axis=1)
             return losses, (y, mass[:, None], exps, total)
         p, total = _normalised(y_pred)
         clipped = _clip(p)
@@ -251,7 +252,8 @@ class BinaryCrossentropy(Loss):
         if self.from_logits:
             positive = y_pred.real > 0
             e = xp.exp(xp.where(positive, -y_pred, y_pred))  # exp(-|a|), also for complex steps
-            losses = y_pred * positive - y_pred * y + xp.log1p(e)
+            wrong = positive - y  # 0 where an infinite logit is right
+            losses = xp.where(wrong == 0, 0, y_pred) * wrong + xp.log1p(e)
             return losses.mean(axis=1), (y, positive, e)
         _check_probabilities(y_pred)
         p = _clip(y_pred)

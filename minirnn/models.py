@@ -201,13 +201,13 @@ class Sequential(Layer):
             grads |= {f"{layer.name}_{key}": value for key, value in layer_grads.items()}
         return dy, grads
 
-    def outputs(self, x: Any) -> Iterator[tuple[Layer, Array]]:
-        """Each layer with what it gives, first to last."""
+    def outputs(self, x: Any) -> Iterator[tuple[Layer, Array, Mask | None]]:
+        """Each layer with what it gives, and the mask of that, first to last."""
         mask = None
         for layer in self.layers:
             y, _ = layer.forward(x, mask=mask)
-            yield layer, y
             mask, x = layer.compute_mask(x, mask), y
+            yield layer, y, mask
 
     def compute_mask(self, x: Any, mask: Mask | None = None) -> Mask | None:
         """The mask of the output; to find it, the layers are run."""
@@ -328,16 +328,19 @@ class Sequential(Layer):
                 of all together.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
-        (see optimizers.py); callbacks, and whoever looks afterwards, find all weights up to date.
+        (see optimizers.py); callbacks, other threads that predict with the model or save it, and
+        whoever looks afterwards, find all weights up to date.
 
         Returns:
             History, with `history["loss"]`, and so on, one figure per epoch: means over all samples
             of the epoch, taken while the weights moved; `val_` figures at its end.
 
         Raises:
-            NonFiniteError: if the loss becomes NaN or infinite; it says where that began.
+            NonFiniteError: if the loss or a gradient becomes NaN or infinite; it says at which
+                step and where that began. The weights are those from before that step.
             CheckpointError: if the checkpoint is of another training.
             KeyboardInterrupt: with a checkpoint, after the step at hand, when all is saved.
+            ModelBusyError: if another thread is training this model.
         """
         return training.fit(
             self,
@@ -384,12 +387,7 @@ class Sequential(Layer):
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
         with self.turns.alone(), self.turns.owned(self, "train_on_batch"):
-            value, _, _ = training.train_step(self, x, y, weight)
-        if not np.isfinite(value):
-            raise training.NonFiniteError(
-                training.explain_non_finite(self, x, value, "train_on_batch")
-            )
-        return value
+            return training.train_step(self, x, y, weight, when="train_on_batch")[0]
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs of one batch, on the host."""

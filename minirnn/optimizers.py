@@ -48,6 +48,7 @@ from minirnn import schedules, stepping  # noqa: F401  (`optimizers.schedules`, 
 from minirnn.backend import Array, to_device, to_host, xp
 from minirnn.base import RowGradient
 from minirnn.compiled import for_floats
+from minirnn.finite import squared_norm
 from minirnn.lookup import by_name
 from minirnn.schedules import LearningRateSchedule
 from minirnn.stepping import Drift, Learn, Part, Table
@@ -275,9 +276,9 @@ class Optimizer:
             }
         if self.clipnorm is not None:
             limit = self.clipnorm
-            return {key: _scaled(g, _shrink(_squared_norm(g), limit)) for key, g in grads.items()}
+            return {key: _scaled(g, _shrink(squared_norm(g), limit)) for key, g in grads.items()}
         if self.global_clipnorm is not None and grads:
-            factor = _shrink(sum(map(_squared_norm, grads.values())), self.global_clipnorm)
+            factor = _shrink(sum(map(squared_norm, grads.values())), self.global_clipnorm)
             return {key: _scaled(g, factor) for key, g in grads.items()}
         return grads
 
@@ -724,12 +725,6 @@ def _mapped(gradient: Array | RowGradient, change: Callable[[Array], Array]) -> 
     if isinstance(gradient, RowGradient):
         return RowGradient(gradient.ids, change(gradient.rows))
     return change(gradient)
-
-
-def _squared_norm(gradient: Array | RowGradient) -> Array:
-    numbers = gradient.rows if isinstance(gradient, RowGradient) else gradient
-    flat = numbers.reshape(-1)
-    return xp.dot(flat, flat)
 
 
 def _shrink(squared_norm: Array, limit: float) -> Array:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import math
 import os
 import sys
 import time
@@ -40,9 +41,10 @@ from minirnn.backend import (
 )
 from minirnn.base import Layer, RowGradient
 from minirnn.exchange import Exchange, keys_of_tables, transport_for
+from minirnn.finite import NonFiniteError, explain_gradients, explain_loss, loss_and_norms
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.supervisor import supervise
-from minirnn.training import NonFiniteError, RunningMeans, Steps, explain_non_finite, known_length
+from minirnn.training import RunningMeans, Steps, known_length
 from minirnn.turns import stateful
 
 MISSING = (
@@ -368,14 +370,18 @@ class SharedSteps(Steps):
         self.save, self.stop = save > 0, stop > 0
         total, all_elements = told[:2]
         loss = total / max(all_elements, 1)
-        if not np.isfinite(loss):
+        if not math.isfinite(loss):
             self.fail_together(x, loss)
         share = 1 / max(all_elements, 1)
         exchange.gradients *= share
         for key, gradient in merged.items():
             merged[key] = RowGradient(gradient.ids, gradient.rows * gradient.rows.dtype.type(share))
-        summed = exchange.views | merged
-        optimizer.apply(self.parts.params, {k: summed[k] for k in self.parts.params}, self.waits)
+        params, summed = self.parts.params, exchange.views | merged
+        summed = {key: summed[key] for key in params}
+        _, *norms = loss_and_norms(exchange.numbers[0], summed)
+        if not all(map(math.isfinite, norms)):
+            self.explain_together(x, grads and {key: grads[key] for key in params})
+        optimizer.apply(params, summed, self.waits)
         means = [self.means.loss, *self.means.metrics]
         for figure, total, weight in zip(means, told[::2], told[1::2], strict=True):
             figure.add(total, weight)
@@ -433,15 +439,33 @@ class SharedSteps(Steps):
         )
 
     def fail_together(self, x: Any, loss: float) -> None:
-        """Let the first rank whose own loss is bad explain it, and all raise that."""
-        when = f"epoch {self.epoch + 1}, step {self.done}"
+        """The loss is not finite: let the first rank whose own is not explain it."""
         own, message = float(to_host(xp.asarray(self.mine.loss.total))), None
-        if not np.isfinite(own):
-            message = explain_non_finite(self.model, x, own, when)
+        if not math.isfinite(own):
+            message = explain_loss(self.parts.body, x, own, self.when(self.done))
+        self.raise_first(message)
+        when = self.when(self.done)
+        message = f"the loss of all ranks became {loss} at {when}, while that of each is finite"
+        raise self.ranks.on_all(NonFiniteError(message))
+
+    def explain_together(self, x: Any, grads: Mapping[str, Any] | None) -> None:
+        """The gradient is not finite, or its square is not: likewise."""
+        clipped, message = self.model.optimizer.clipvalue is not None, None
+        _, *norms = loss_and_norms(self.exchange.numbers[0], grads or {})
+        if not all(map(math.isfinite, norms)):
+            when = self.when(self.done)
+            message = explain_gradients(self.parts.body, x, grads, when, clipped)
+        self.raise_first(message)
+        if not clipped:
+            message = (
+                f"the gradient of all ranks is too large to be squared at {self.when(self.done)}"
+            )
+            raise self.ranks.on_all(NonFiniteError(f"{message}, while that of each is not"))
+
+    def raise_first(self, message: str | None) -> None:
+        """All ranks raise the message of the first that has one."""
         found = self.ranks.comm.allgather(message)
         rank = next((r for r, message in enumerate(found) if message is not None), None)
-        if rank is None:
-            message = f"the loss of all ranks became {loss} at {when}, while that of each is finite"
-        else:
+        if rank is not None:
             message = f"on rank {rank} of {self.ranks.size}, {found[rank]}"
-        raise self.ranks.on_all(NonFiniteError(message))
+            raise self.ranks.on_all(NonFiniteError(message))

@@ -191,8 +191,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.umask(umask)
         os.chmod(beside, 0o666 & ~umask)  # mkstemp makes files that only their owner may read
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(beside)
+        if isinstance(error, OSError) and error.filename is None:  # as of a write to a full disk
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
     sync_folder(folder)
 

@@ -174,11 +174,14 @@ class Seq2Seq(Layer):
         y, cache = self.forward(x, mask, training)
         return y, cache, self.compute_mask(x)
 
-    def outputs(self, x: Pairs) -> Iterator[tuple[Layer, Array]]:
-        """Both halves with what they give; of the encoder, all states side by side."""
+    def outputs(self, x: Pairs) -> Iterator[tuple[Layer, Array, Mask | None]]:
+        """Both halves with what they give, and the mask of that; of the encoder, all states side by
+        side."""
         states, _ = self.encoder.forward(x.source)
-        yield self.encoder, xp.concatenate([part for state in states for part in state], axis=1)
-        yield self.decoder, self.decoder.forward(x.target, states=states)[0]
+        side_by_side = xp.concatenate([part for state in states for part in state], axis=1)
+        yield self.encoder, side_by_side, None
+        y, _ = self.decoder.forward(x.target, states=states)
+        yield self.decoder, y, self.compute_mask(x)
 
     # -- training --
 

@@ -5,6 +5,8 @@ stands here is what comes before and after it: the products that serve all steps
 arrays that the loop works in. All states are kept in the *history*, whose first B rows are the
 initial state, so that the states before and after a step are views, and nothing is copied.
 
+Runs too long to keep all their steps are cut into segments (segments.py).
+
 Legend: B rows, N real steps, F features, U units.
 """
 
@@ -31,6 +33,10 @@ class LoopCache(NamedTuple):
     saved: tuple[Array, ...]
     drop: Array | None
     before: State | None = None
+
+    def last(self, which: int) -> Array:
+        """The last of this state of each row, (B, U), in the order of the batch: a new array."""
+        return self.history[which][self.packing.final]
 
 
 def run(

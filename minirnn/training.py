@@ -15,22 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.backend import memory_errors, to_host, xp
+from minirnn.backend import memory_errors, to_host
 from minirnn.batches import ArrayBatches, Batch, Passes, batches
 from minirnn.callbacks import Callback, History
 from minirnn.checkpoint import Checkpoint, Keeper, Standing
 from minirnn.checks import whole_number
 from minirnn.cuda.graph import training_graph
+from minirnn.finite import (
+    NonFiniteError,
+    check_outputs,
+    explain_gradients,
+    explain_loss,
+    loss_and_norms,
+)
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.metrics import Mean
 from minirnn.progress import Progress
 from minirnn.threads import keep_limits
 from minirnn.turns import View, trains, viewed
-
-
-class NonFiniteError(ValueError, ArithmeticError):
-    """The loss became NaN or infinite; the message says at which step, and where it began."""
-
 
 # --- one step -------------------------------------------------------------------------------------
 
@@ -52,18 +54,35 @@ def loss_and_gradients(
 
 
 def train_step(
-    model: Any, x: Any, y: Any, sample_weight: Any = None, wait: bool = False
-) -> tuple[Any, Any, Any]:
+    model: Any,
+    x: Any,
+    y: Any,
+    sample_weight: Any = None,
+    wait: bool = False,
+    when: str = "this step",
+) -> tuple[float, Any, Any]:
     """Changes the model's weights by one step; `(loss, out, mask)` from before it.
 
-    wait: let rows of the model's embedding that this batch does not use wait for their drift (see
-    optimizers.py); whoever asks for that calls `model.optimizer.settle()` in the end.
+    Args:
+        wait: let rows of the model's embedding that this batch does not use wait for their drift
+            (see optimizers.py); whoever asks for that calls `model.optimizer.settle()` in the end.
+        when: which step it is, for the error.
+
+    Raises:
+        NonFiniteError: if the loss or a gradient is not finite. Nothing has been changed then.
     """
     table = catch_up(model, x) if wait else ()
     loss, grads, out, mask = loss_and_gradients(model, x, y, sample_weight)
-    if math.isfinite(loss := float(to_host(loss))):
-        params = model.training_parts(x).params
-        model.optimizer.apply(params, {key: grads[key] for key in params}, table)
+    body, _, _, params = model.training_parts(x)
+    grads = {key: grads[key] for key in params}
+    loss, *norms = loss_and_norms(loss, grads)
+    if not math.isfinite(loss):
+        raise NonFiniteError(explain_loss(body, x, loss, when))
+    if not all(map(math.isfinite, norms)):
+        clipped = model.optimizer.clipvalue is not None
+        if problem := explain_gradients(body, x, grads, when, clipped):
+            raise NonFiniteError(problem)
+    model.optimizer.apply(params, grads, table)
     return loss, out, mask
 
 
@@ -162,9 +181,8 @@ class Steps:
                 self.read()
             return
         self.leave_graph()
-        loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True)
-        if not math.isfinite(loss):
-            self.fail(x, loss, self.done)
+        when = self.when(self.done)
+        loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True, when=when)
         self.means.update(loss, y, out, sample_weight, mask)
 
     def due(self, keeper: Keeper) -> bool:
@@ -181,14 +199,15 @@ class Steps:
         self.unread = 0
         loss, hits, rows, failed = self.graph.read()
         self.means.add(loss, hits, rows)
-        if failed is not None:  # since then nothing has changed: so the loss can be had again
+        if failed is not None:  # since then nothing has changed: so it fails again, and says why
             self.graph.leave()
             x, y, steps_ago = failed
-            self.fail(x, float(test_step(self.model, x, y)[0]), self.done - steps_ago)
+            when = self.when(self.done - steps_ago)
+            train_step(self.model, x, y, when=when)
+            raise NonFiniteError(f"the loss or a gradient was not finite at {when} on the device")
 
-    def fail(self, x: Any, loss: float, step: int) -> None:
-        when = f"epoch {self.epoch + 1}, step {step}"
-        raise NonFiniteError(explain_non_finite(self.model, x, loss, when))
+    def when(self, step: int) -> str:
+        return f"epoch {self.epoch + 1}, step {step}"
 
     def logs(self) -> dict[str, float]:
         with self.model.turns.alone():
@@ -404,12 +423,15 @@ def run_evaluation(
     view: View, data: Any, progress: Progress | None = None, ranks: Any = None
 ) -> dict[str, float]:
     means = RunningMeans(view.model)
-    for batch in data:
+    for step, batch in enumerate(data):
         if batch is None:  # of which this rank has no row
             continue
         xb, yb, weight = prepared(batch)
         with view(xb) as model:
             loss, out, mask = test_step(model, xb, yb, weight)
+            if not math.isfinite(loss):
+                body, when = model.training_parts(xb).body, f"evaluation, batch {step + 1}"
+                raise NonFiniteError(explain_loss(body, xb, loss, when, training=False))
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
@@ -426,14 +448,17 @@ def predict(
     """The outputs of all rows, on the host, in the order of the rows."""
     model.require_layers()
     data = batches(x, batch_size=batch_size, vectorizer=model.vectorizer)
-    out = []
+    out, rows = [], 0
     with (
         viewed(model, "predict") as view,
         Progress("Predict", known_length(data), verbose) as progress,
     ):
         for xb, _, _ in data:
             with view(xb) as seen:
-                out.append(to_host(seen.without_vectorizer().walk(xb)[0]))
+                body = seen.without_vectorizer()
+                out.append(to_host(body.walk(xb)[0]))
+                check_outputs(body, xb, out[-1], rows)
+            rows += len(out[-1])
             progress.advance(None)
     if out[0].ndim > 2:  # an output at every step: batches differ in length
         longest = max(y.shape[1] for y in out)
@@ -488,24 +513,3 @@ def weights_by_class(y: np.ndarray, class_weight: Mapping[int, float]) -> np.nda
     for label, factor in class_weight.items():
         weights[y == label] = factor
     return weights
-
-
-def explain_non_finite(model: Any, x: Any, loss: float, when: str) -> str:
-    """Which weights, or which layer's output, are the first that are not finite."""
-    begins = "in the loss itself (a label or a sample weight may not be finite)"
-    if not hasattr(x, "dtype") or (x.dtype.kind == "f" and not np.isfinite(to_host(x)).all()):
-        begins = "in the input x"
-    else:
-        for layer, y in model.training_parts(x).body.outputs(x):
-            broken = [k for k, w in layer.params.items() if not bool(xp.isfinite(w).all())]
-            if broken:
-                begins = f"in the weights {', '.join(broken)} of layer {layer.name!r}"
-                break
-            if not bool(xp.isfinite(y).all()):
-                begins = f"in the output of layer {layer.name!r}"
-                break
-    advice = " A smaller learning_rate or clipnorm=1.0 in the optimizer often helps."
-    return (
-        f"the loss became {loss} at {when}; it begins {begins}."
-        f"{advice if 'layer' in begins else ''}"
-    )

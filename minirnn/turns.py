@@ -256,7 +256,13 @@ def settled_copy(model: Any) -> Any:
         memo = {id(part): part for part in kept}
         if model.optimizer is not None:
             memo |= {id(weights): new for weights, new in model.optimizer.settled_copies()}
-        return copy.deepcopy(model, memo)
+        try:
+            return copy.deepcopy(model, memo)
+        except TypeError as error:  # a layer of somebody's own that holds a file, say
+            raise ModelBusyError(
+                f"{model.name}: it is being trained, so that only a copy of it could be looked at, "
+                f"and it cannot be copied ({error})"
+            ) from None
 
 
 def trains(function: Function) -> Function:

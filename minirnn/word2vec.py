@@ -9,6 +9,7 @@ Letters: N pairs, K words drawn for each, D numbers in a vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from minirnn.activations import sigmoid
 from minirnn.backend import Array, generator, to_host, xp
 from minirnn.base import RowGradient
 from minirnn.checks import whole_number
+from minirnn.finite import NonFiniteError, loss_and_norms
 from minirnn.layers.embedding import Embedding, checked_ids
 from minirnn.optimizers import Adam
 
@@ -148,6 +150,7 @@ def train_word2vec(
 
     Raises:
         ValueError: for ids outside the vocabulary, numbers below 1, or rows without any pair.
+        NonFiniteError: if the loss or a gradient becomes NaN or infinite.
     """
     settings = {"dim": dim, "window": window, "negatives": negatives, "epochs": epochs}
     settings |= {"vocabulary_size": vocabulary_size, "batch_size": batch_size}
@@ -164,9 +167,15 @@ def train_word2vec(
 
     model = SkipGram(vocabulary_size, dim, random)
     optimizer = Adam(learning_rate, lazy=True)
-    for _ in range(epochs):
-        for batch in batches_of(rows, window, negatives, noise, batch_size, random):
-            _, grads = model.loss_and_gradients(*batch)
+    for epoch in range(epochs):
+        walk = batches_of(rows, window, negatives, noise, batch_size, random)
+        for step, batch in enumerate(walk):
+            loss, grads = model.loss_and_gradients(*batch)
+            if not all(map(math.isfinite, loss_and_norms(loss, grads))):
+                raise NonFiniteError(
+                    f"train_word2vec: the loss or a gradient is not finite at epoch {epoch + 1}, "
+                    f"step {step + 1}. A smaller learning_rate than {learning_rate} helps."
+                )
             optimizer.apply(model.params, grads)
     vectors = np.array(to_host(model.params["centres"]))
     vectors[0] = 0

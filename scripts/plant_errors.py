@@ -46,6 +46,9 @@ OPTIMIZERS = "tests/test_optimizers.py"
 MODELS = "tests/test_models.py"
 TRAINING = "tests/test_training.py"
 CALLBACKS = "tests/test_callbacks.py"
+TURNS = "tests/test_turns.py"
+LINES = "tests/test_lines.py"
+LONG_RUNS = "tests/test_long_runs.py"
 ON_DEVICE = "tests/test_on_device.py"
 GENERATION = "tests/test_generation.py"
 SEQ2SEQ = "tests/test_seq2seq.py"
@@ -551,14 +554,14 @@ ERRORS = [
     Error(
         "final state taken at the last position",
         "layers/recurrent.py",
-        "y = loop.history[0][walked.final]",
+        "y = loop.last(0)",
         "y = loop.history[0][walked.source[:, -1]]",
         (RNN,),
     ),
     Error(
         "zero_output_for_mask leaks into the final output",
         "layers/recurrent.py",
-        "y = loop.history[0][walked.final]",
+        "y = loop.last(0)",
         "y = show_steps(loop.history[0], walked, self.zero_output_for_mask)[:, -1]",
         (RNN,),
     ),
@@ -922,6 +925,69 @@ ERRORS = [
         "copy.deepcopy(model.metrics)",
         "model.metrics",
         (f"{TRAINING}::test_an_evaluation_inside_a_training_leaves_its_figures_alone",),
+    ),
+    Error(
+        "threads: a step does not wait for its turn",
+        "turns.py",
+        "if self.queue or self.writer is not None or (alone and self.readers):",
+        "if False:",
+        (TURNS,),
+    ),
+    Error(
+        "threads: a prediction beside training sees rows that wait",
+        "turns.py",
+        "new for weights, new in model.optimizer.settled_copies()",
+        "weights.copy() for weights, new in model.optimizer.settled_copies()",
+        (TURNS,),
+    ),
+    Error(
+        "threads: looking at a model in training settles its rows",
+        "turns.py",
+        "        kept = [model.optimizer, model.vectorizer]\n",
+        "        kept = [model.optimizer, model.vectorizer]\n        model.optimizer.settle()\n",
+        (TURNS,),
+    ),
+    Error(
+        "threads: a copied optimizer still moves the weights of the model it comes from",
+        "optimizers.py",
+        'return self.__dict__ | {"_parts": [], "_planned": {}, "_scratch": []}',
+        "return self.__dict__",
+        (TURNS,),
+    ),
+    Error(
+        "threads: all draw from one generator",
+        "backend.py",
+        "    return _own.get(_generator)",
+        "    return _generator",
+        (TURNS,),
+    ),
+    Error(
+        "lines: what was read of a line is dropped at the next read",
+        "lines.py",
+        "begun.append(tail)",
+        "begun = [tail]",
+        (LINES,),
+    ),
+    Error(
+        "lines: a line waits until its batch is full",
+        "lines.py",
+        "if error is None and more_comes(file) else 0",
+        "if error is None else 0",
+        (LINES,),
+    ),
+    Error(
+        "long runs: a reader that is left alone keeps its thread",
+        "data/prefetch.py",
+        "        stop.set()\n",
+        "",
+        (LONG_RUNS,),
+    ),
+    Error(
+        "long runs: what is remembered of texts without tokens takes no room",
+        "batches.py",
+        "len(text) + ids.nbytes + REMEMBERED_EACH for text",
+        "ids.nbytes for text",
+        (LONG_RUNS,),
     ),
     Error(
         "plateau: a rate below min_lr raised to it",

@@ -273,6 +273,11 @@ static unsigned __ballot_sync(unsigned, int predicate) {
     votes |= warps[first / WARP].words[side][lane] << lane;
   return votes;
 }
+static int atomicCAS(int* place, int expected, int value) {  // one fiber runs at a time
+  const int old = *place;
+  if (old == expected) *place = value;
+  return old;
+}
 static int __popc(unsigned x) { return __builtin_popcount(x); }
 static int __ffs(int x) { return __builtin_ffs(x); }
 using std::isfinite;

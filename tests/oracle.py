@@ -25,7 +25,7 @@ STATES = {"simple_rnn": 1, "lstm": 2, "gru": 1, "gru_reset_before": 1}
 
 FUNCTIONS = {
     "tanh": math.tanh,
-    "sigmoid": lambda a: 1 / (1 + math.exp(-a)),
+    "sigmoid": lambda a: 1 / (1 + math.exp(-a)) if a > -700 else 0.0,
     "hard_sigmoid": lambda a: min(1.0, max(0.0, a / 6 + 0.5)),
     "relu": lambda a: max(0.0, a),
     "elu": lambda a: a if a > 0 else math.exp(a) - 1,

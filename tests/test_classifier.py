@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minirnn import Sequential, classifier, set_random_seed
+from minirnn import NonFiniteError, Sequential, classifier, set_random_seed
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
 from minirnn.data.ag_news import CLASS_NAMES, NewsData
@@ -236,5 +236,5 @@ def test_outputs_that_are_no_probabilities_are_refused():
 def test_weights_that_are_not_finite_are_refused():
     model = other_model()
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
-    with pytest.raises(ClassifierError, match="finite weights"):
+    with pytest.raises(NonFiniteError, match="row 0 of x holds nan; .* weights embeddings"):
         classifier.predict(model, ["oil"])

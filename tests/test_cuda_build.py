@@ -31,6 +31,7 @@ REGISTERS = {
         "plan": 32,
         "cross_entropy": 40,
         "sum_equal_ids": 48,
+        "check_gradients": 32,
         "adam_dense": 32,
         "adam_table": 32,
     },

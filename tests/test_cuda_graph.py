@@ -9,6 +9,7 @@ import strict_cupy
 
 import minirnn
 from minirnn import callbacks, losses, optimizers
+from minirnn.backend import to_device
 from minirnn.bench.gpu import our_model
 from minirnn.bench.lessons import LESSONS, batches_of, load
 from minirnn.cuda import loops
@@ -317,7 +318,7 @@ def test_a_step_is_one_copy_and_one_launch_and_nobody_waits():
             graph.step(ids, y)
             graph.stream.synchronize()
         assert (counts.h2d, counts.d2h, counts.syncs, counts.ops) == (1, 0, 0, 0)
-    assert len(cuda_emulator.launches) == 20, cuda_emulator.launches
+    assert len(cuda_emulator.launches) == 21, cuda_emulator.launches
 
 
 def test_memory_stays_as_it_is():
@@ -370,6 +371,40 @@ def test_a_loss_that_is_not_finite_is_found_though_the_host_was_ahead():
     assert steps == [5, 5]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, 1e-5, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in (matmul|dot):RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e10, 3e38])
+def test_gradients_that_are_not_finite_stop_it_before_they_do_harm(scale):
+    """All states, and so all logits, are 0, whatever the words: only the kernel's gradient shows
+    that one word has a vector, and that is too large."""
+    x, y = rows_of_text(64, longest=5)
+    rows = [np.where(row == WORDS - 1, 1, row) for row in x]
+    rows[45] = np.array([3, 4, WORDS - 1])
+    messages, states = [], []
+    for on_device in (False, True):
+        model = None
+
+        def make():
+            nonlocal model
+            model = classifier("simple rnn", optimizer=Adam(0.0))
+            table, *rest, head = (layer.params for layer in model.layers)
+            for weights in (*table.values(), *rest[0].values()):
+                weights[...] = 0
+            table["embeddings"][WORDS - 1] = scale
+            head["kernel"][...] = to_device([0, 1e15, 3e15])
+            return model
+
+        with pytest.raises(NonFiniteError) as caught:
+            trained(make, rows, y, on_device=on_device, shuffle=False)
+        messages.append(str(caught.value))
+        states.append(model.optimizer.state_dict())
+    assert "epoch 1, step 6" in messages[0]
+    assert "begins on the way back in that of kernel of layer 'simple_rnn" in messages[0]
+    assert messages[0] == messages[1]
+    for state in states:
+        assert state["iterations"] == 5
+        assert all(np.isfinite(value).all() for value in state.values())
 
 
 @pytest.mark.parametrize(

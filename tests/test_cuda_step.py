@@ -267,6 +267,37 @@ def test_sum_equal_ids(N, words, width, schedule, seed):
             np.testing.assert_array_equal(sums[rows[0]], in_order)
 
 
+@few
+@given(
+    size=st.integers(1, 300), slices=st.integers(1, 8), N=st.integers(1, 40),
+    width=st.integers(1, 9), trains_table=st.booleans(),
+    bad=st.sampled_from([np.nan, np.inf, -np.inf, 2e19, 1e18, 0]), schedule=SCHEDULES, seed=SEEDS,
+)  # fmt: skip
+def test_check_gradients(size, slices, N, width, trains_table, bad, schedule, seed):
+    cuda_emulator.set_schedule(schedule, seed % 100)
+    rng, room = np.random.default_rng(seed), 7
+    grads = normal(rng, slices, size)
+    ids = rng.integers(0, 11, N + room).astype(np.int32)
+    place = np.full(11, 99, np.int32)
+    place[ids[:N][::-1]] = np.arange(N)[::-1]  # the first step of each id
+    sums = blank(N + room, width)  # of others nothing is written
+    firsts = place[np.unique(ids[:N])]
+    sums[firsts] = normal(rng, len(firsts), width)
+    if trains_table and rng.random() < 0.5:
+        sums[rng.choice(firsts), rng.integers(width)] = bad
+    else:
+        grads[rng.integers(slices), rng.integers(size)] = bad
+    numbers = np.array([N, 3, 9, 4, 0], np.int32)
+    for _ in range(2):  # only the first to fail counts
+        launch(
+            "check_gradients", "step.cu", (-(-(size + trains_table * sums.size) // 256),), 256,
+            grads, ids if trains_table else None, sums if trains_table else None, place, numbers,
+            size, slices, size, width,
+        )  # fmt: skip
+    failed = not abs(bad) < 1e19
+    assert numbers.tolist() == [N, 3, 9 - failed, 4, 4 * failed]
+
+
 def test_adam_over_twenty_steps():
     rng = np.random.default_rng(0)
     words, width, size, slices = 19, 7, 300, 3
@@ -341,6 +372,18 @@ PLANTED = {
         "m = n / WARP * WARP; m < N",
         "m = n / WARP * WARP + WARP; m < N",
         "test_sum_equal_ids",
+    ),
+    "gradients that have a square taken for infinite ones": (
+        "step.cu",
+        "isfinite(g * g)",
+        "isfinite(g * g * g)",
+        "test_check_gradients",
+    ),
+    "gradients of the table not looked at": (
+        "step.cu",
+        "place[ids[n]] == n) g =",
+        "place[ids[n]] < 0) g =",
+        "test_check_gradients",
     ),
     "v without its square": (
         "step.cu",

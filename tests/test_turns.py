@@ -501,6 +501,28 @@ def test_a_layer_that_trains_its_own_model_is_told_so():
     model.predict(X[:3])
 
 
+def test_a_model_that_cannot_be_copied_is_told_so():
+    class Locked(Dense):
+        lock = None
+
+    model, told = (
+        Sequential([Embedding(WORDS, 4), SimpleRNN(3), Locked(3, activation="softmax")]),
+        [],
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.layers[-1].lock = threading.Lock()
+
+    def look(k):
+        if k:
+            with pytest.raises(ModelBusyError, match="it cannot be copied"):
+                in_thread(lambda: model.predict(X))
+            told.append(k)
+
+    model.fit(Steps(3, look), verbose=0)
+    assert told == [1, 2]
+    model.predict(X)
+
+
 # --- turns ----------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ and one launch. In it, one after another:
     cross_entropy     the loss and dlogits
     ...               backward: sum_outer, project_backward, ..._backward, layer by layer
     sum_equal_ids     the gradient of the table
+    check_gradients   whether they are finite
     adam_dense, adam_table
 
 No launch allocates memory or makes the host wait, and each is the same for every batch: what
@@ -265,7 +266,8 @@ class TrainingGraph:
 
     def read(self) -> tuple[float, float, float, Any]:
         """`(loss, hits, rows, failed)`: sums since the last call, and, of the first batch whose
-        loss was not finite, `(x, y, how many steps ago)`; no step has been done since."""
+        loss or gradient was not finite, `(x, y, how many steps ago)`; no step has been done since.
+        """
         self.stream.synchronize()
         loss, hits, rows = to_host(self.totals).tolist()
         self.totals[...] = 0

@@ -124,8 +124,11 @@ class BatchSize:
         adam = of.model.optimizer
         step = {
             name: kernel(name, "step.cu")
-            for name in ("plan", "cross_entropy", "sum_equal_ids", "adam_dense", "adam_table")
-        }
+            for name in (
+                "plan", "cross_entropy", "sum_equal_ids", "check_gradients", "adam_dense",
+                "adam_table",
+            )
+        }  # fmt: skip
         self.lengths, self.order, self.labels = (self.room(B, dtype=np.int32) for _ in range(3))
         self.offsets, self.ids = self.room(self.time + 1, dtype=np.int32), xp.zeros(N, np.int32)
         planned = self.lengths, self.order, self.offsets, self.ids, self.labels
@@ -162,13 +165,20 @@ class BatchSize:
 
         # The optimizer.
         fresh = np.float32(1 - adam.beta_1), np.float32(1 - adam.beta_2), np.float32(adam.epsilon)
+        vocabulary, width = of.table.params["embeddings"].shape
+        ids, sums = None, None
         if of.trains_table:
-            vocabulary, width = of.table.params["embeddings"].shape
-            sums = self.room(N, width)
+            ids, sums = self.ids, self.room(N, width)
             self.add(
-                step["sum_equal_ids"], (-(-N // 4),), 128, self.ids, dh, sums, of.place, of.touched,
+                step["sum_equal_ids"], (-(-N // 4),), 128, ids, dh, sums, of.place, of.touched,
                 of.numbers, width,
             )  # fmt: skip
+        checked = of.size + (N * width if of.trains_table else 0)
+        self.add(
+            step["check_gradients"], (-(-checked // 256),), 256, of.grads, ids, sums, of.place,
+            of.numbers, of.size, SLICES, of.size, width,
+        )  # fmt: skip
+        if of.trains_table:
             self.add(
                 step["adam_table"], (-(-vocabulary // 8),), 256, of.table.params["embeddings"],
                 of.table_m, of.table_v, sums, of.place, of.touched, of.numbers, of.powers,

@@ -11,7 +11,7 @@
 //   totals    since the host last asked: the sum of losses, the rows classified rightly, all rows
 
 enum Number { COUNT, ROWS, STEP, BATCHES, FAILED };  // packed steps; rows; Adam's steps so far;
-                                                     // batches so far; the first with a bad loss
+                                                     // batches so far; the first that failed
 enum Power { POWER_1, POWER_2, ALPHA };
 enum Total { LOSS, HITS, SEEN };
 constexpr int HEADER = 4, MOST_ROWS = 1024, WARP = 32;
@@ -195,6 +195,25 @@ sum_equal_ids(const int* ids, const float* dx, float* sums, int* place, int* tou
     }
   }
   if (lane == 0) place[id] = n, touched[id] = numbers[BATCHES];
+}
+
+// --- gradients that are not finite, or whose square is not: the step is not done, nor any after it ---
+
+// grads, size, slices: as for adam_dense. ids, sums, place, width: as for sum_equal_ids; ids is null
+// if the table does not learn. grid: (size + N width) / 256.
+extern "C" __global__ void __launch_bounds__(256)
+check_gradients(const float* grads, const int* ids, const float* sums, const int* place,
+                int* numbers, int size, int slices, int slices_apart, int width) {
+  const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+  float g = 0;
+  if (i < size) {
+    for (int slice = 0; slice < slices; ++slice) g += grads[(size_t)slice * slices_apart + i];
+  } else if (ids) {
+    const size_t n = (i - size) / width;
+    if (n < numbers[COUNT] && place[ids[n]] == n) g = sums[i - size];
+  }
+  if (!isfinite(g * g) && atomicCAS(&numbers[FAILED], 0, numbers[BATCHES]) == 0)
+    numbers[STEP] -= 1;
 }
 
 // --- Adam: m += (1 - β₁)(g - m), v += (1 - β₂)(g² - v), w -= α m / (√v + ε) ---

@@ -22,6 +22,7 @@ from minirnn.cells import Cell, LSTMCell, State, one_step, split
 from minirnn.layers import RNN, Bidirectional
 from minirnn.layers.recurrent import gradients_of_states
 from minirnn.packing import Packing
+from minirnn.segments import whole
 from minirnn.timeloop import LoopCache
 
 
@@ -89,16 +90,13 @@ def arriving(layer: Layer, dy: Any, cache: Any) -> Iterator[tuple[Any, ...]]:
         if dy is not None and layer.return_sequences and layer.go_backwards:
             dy = dy[:, ::-1]
         how = layer.return_sequences, layer.zero_output_for_mask
-        yield (
-            layer.cell,
-            layer.go_backwards,
-            cache.loop,
-            *gradients_of_states(dy, (), cache.loop, *how),
-        )
+        loop = whole(layer.cell, cache.loop)
+        yield layer.cell, layer.go_backwards, loop, *gradients_of_states(dy, (), loop, *how)
     elif isinstance(layer, Bidirectional):
         loops, _, _, ys, *_ = cache
         dys, _ = layer.split_gradients(dy, ys, loops[0].packing)
         for inner, loop, dy_way in zip(layer.children().values(), loops, dys, strict=True):
+            loop = whole(inner.cell, loop)
             arrived = gradients_of_states(dy_way, (), loop, layer.return_sequences, True)
             yield inner.cell, inner.go_backwards, loop, *arrived
 

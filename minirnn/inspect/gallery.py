@@ -25,7 +25,6 @@ from minirnn.layers import (
     Embedding,
     GlobalAveragePooling1D,
     SimpleRNN,
-    bidirectional,
     recurrent,
 )
 from minirnn.losses import Loss, SparseCategoricalCrossentropy
@@ -78,11 +77,7 @@ def both_ways(units: int) -> Bidirectional:
 IDS = np.array([[3, 1, 3, 7], [1, 1, 9, 3]])  # some of them several times
 UNITS = 8
 
-RUN_BACKWARD = (
-    (timeloop, "run_backward"),
-    (recurrent, "run_backward"),
-    (bidirectional, "run_backward"),
-)
+RUN_BACKWARD = ((timeloop, "run_backward"),)
 
 
 # --- the gallery ----------------------------------------------------------------------------------

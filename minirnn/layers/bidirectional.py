@@ -11,8 +11,9 @@ from minirnn.compiled_loops import loops
 from minirnn.dropout import draw_dropout
 from minirnn.layers.recurrent import RNN, gradients_of_states, last_states
 from minirnn.packing import Mask, Packed, Packing, packs
+from minirnn.segments import SegmentedRun, run_steps, run_steps_backward
 from minirnn.threads import side_by_side
-from minirnn.timeloop import LoopCache, run, run_backward
+from minirnn.timeloop import LoopCache
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
@@ -120,12 +121,12 @@ class Bidirectional(Layer):
         size = (2, B, options.units)
         drop_h = draw_dropout(options.recurrent_dropout, size, steps.dtype, training)
 
-        def walk(way: int) -> LoopCache:
+        def walk(way: int) -> LoopCache | SegmentedRun:
             layer = (first, second)[way]
             read = steps if drop_x is None else steps * drop_x[way][ahead.rows]
             state = layer.starting_state(given[way], B, steps.dtype)
             drop = None if drop_h is None else drop_h[way]
-            return run(layer.cell, read, packings[way], state, drop)
+            return run_steps(layer.cell, read, packings[way], state, drop, self.return_sequences)
 
         self_made = loops(first.cell, steps.dtype, drop_h) is first.cell
         # NumPy's many small calls want the interpreter's lock all the time: one thread is faster.
@@ -136,7 +137,7 @@ class Bidirectional(Layer):
         if self.return_sequences:  # both directions show them in one order, that of the packing
             ys = [loop.history[0][B:] for loop in runs]
         else:
-            ys = [loop.history[0][loop.packing.final] for loop in runs]
+            ys = [loop.last(0) for loop in runs]
         y = self._merge(*ys)
         if packing is not None:
             y = Packed(y, packing)
@@ -160,7 +161,7 @@ class Bidirectional(Layer):
                 dy, dstates[way], loop, self.return_sequences, zero_masked=True
             )
             layer = (self.forward_layer, self.backward_layer)[way]
-            dsteps, dinitial, grads = run_backward(layer.cell, dfinal, dhistory, loop)
+            dsteps, dinitial, grads = run_steps_backward(layer.cell, dfinal, dhistory, loop)
             if drop_x is not None:
                 dsteps *= drop_x[way][packing.rows]
             return dsteps, dinitial, grads

@@ -17,13 +17,14 @@ from minirnn.cells import Cell, GRUCell, GRUCellResetBefore, LSTMCell, SimpleRNN
 from minirnn.checks import numbers, share
 from minirnn.dropout import draw_dropout
 from minirnn.packing import Mask, Packed, Packing, full_mask, packs
-from minirnn.timeloop import LoopCache, run, run_backward
+from minirnn.segments import SegmentedRun, run_steps, run_steps_backward
+from minirnn.timeloop import LoopCache
 
 
 class RecurrentCache(NamedTuple):
     """What `RNN.backward` needs to know of a forward pass."""
 
-    loop: LoopCache
+    loop: LoopCache | SegmentedRun
     drop_x: Array | None
     state_given: bool
     x_packed: bool
@@ -191,7 +192,7 @@ class RNN(Layer):
 
         if drop_x is not None:
             steps = steps * drop_x[walked.rows]
-        loop = run(self.cell, steps, walked, state, drop_h)
+        loop = run_steps(self.cell, steps, walked, state, drop_h, self.return_sequences)
 
         if self.stateful:
             self.states = last_states(loop)
@@ -202,7 +203,7 @@ class RNN(Layer):
             if self.go_backwards:
                 y = xp.ascontiguousarray(y[:, ::-1])
         else:
-            y = loop.history[0][walked.final]
+            y = loop.last(0)
         cache = RecurrentCache(loop, drop_x, initial_state is not None, isinstance(x, Packed))
         return ((y, *last_states(loop)) if self.return_state else y), cache
 
@@ -220,7 +221,7 @@ class RNN(Layer):
         dfinal, dhistory = gradients_of_states(
             dy, dstates, loop, self.return_sequences, self.zero_output_for_mask
         )
-        dsteps, dinitial, grads = run_backward(self.cell, dfinal, dhistory, loop)
+        dsteps, dinitial, grads = run_steps_backward(self.cell, dfinal, dhistory, loop)
         if drop_x is not None:
             dsteps *= drop_x[packing.rows]
         dx = Packed(dsteps, packing) if x_packed else packing.unpack(dsteps)
@@ -342,9 +343,9 @@ class GRU(RNN):
 # --- what a layer shows of the states it went through ---------------------------------------------
 
 
-def last_states(loop: LoopCache) -> State:
+def last_states(loop: LoopCache | SegmentedRun) -> State:
     """Of each row, (batch, units), in the order of the batch: new arrays."""
-    return tuple(states[loop.packing.final] for states in loop.history)
+    return tuple(loop.last(which) for which in range(len(loop.history)))
 
 
 def show_steps(h: Array, packing: Packing, zero_masked: bool) -> Array:
@@ -375,7 +376,7 @@ def show_steps_backward(dy: Array | Packed, packing: Packing, zero_masked: bool)
 def gradients_of_states(
     dy: Array | None,
     dstates: Sequence[Array | None],
-    loop: LoopCache,
+    loop: LoopCache | SegmentedRun,
     return_sequences: bool,
     zero_masked: bool,
 ) -> tuple[list[Array | None], list[Array | None]]:
