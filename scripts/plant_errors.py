@@ -1257,7 +1257,7 @@ ERRORS = [
     ),
     Error(
         "ranks: the sum of means in place of their mean",
-        "parallel.py",
+        "shared_steps.py",
         "share = 1 / max(all_elements, 1)",
         "share = self.ranks.size / max(all_elements, 1)",
         (f"{RANKS}::test_several_ranks_train_as_one_process_does",),
@@ -1280,14 +1280,14 @@ ERRORS = [
     ),
     Error(
         "ranks: padding drifts on those ranks that have some",
-        "parallel.py",
+        "shared_steps.py",
         "if self.table.mask_zero:",
         "if False:",
         (f"{RANKS}::test_all_ranks_have_the_same_bits",),
     ),
     Error(
         "ranks: all draw the same for dropout",
-        "parallel.py",
+        "shared_steps.py",
         "[self.ranks.draws, self.ranks.rank, self.model.optimizer.iterations]",
         "[self.ranks.draws, 0, self.model.optimizer.iterations]",
         (f"{RANKS}::test_dropout_draws_differ_between_ranks_steps_and_layers",),

@@ -202,6 +202,7 @@ def modelled(found: dict[str, Any], measured_wire: dict[str, Any], lesson: Lesso
             + per_update * (rows_now - first["union"])
         )
         entry = {"ranks": ranks, "compute": compute, "merge": merge, "union": rows_now}
+        table = merging["params"]["table"]
         entry["arriving_MB"] = arriving * ranks * row_bytes / 1e6
         for name, wire in (("here", wire_of(measured_wire)), ("Ethernet", Wire(*ETHERNET))):
             dense = wire.sum(ranks, merging["params"]["dense"]) * 1e3
@@ -209,6 +210,7 @@ def modelled(found: dict[str, Any], measured_wire: dict[str, Any], lesson: Lesso
             whole = compute + merge + dense + rows
             speed = statistics.mean(each) * ranks / whole
             entry[name] = {"dense": dense, "rows": rows, "step": whole, "times": speed}
+            entry[name]["table"] = wire.sum(ranks, table) * 1e3
         entries.append(entry)
     return entries
 
@@ -241,18 +243,21 @@ def table(results: dict[str, Any]) -> str:
     for name, found in results["models"].items():
         lines += [
             "",
-            f"`{name}`; its table as a whole: {found['merging']['params']['table'] / 1e6:.1f} MB.",
+            f"`{name}`; its table: {found['merging']['params']['table'] / 1e6:.1f} MB.",
             "",
             "| ranks | slowest compute | merge, update | union of ids | rows arriving, MB | sum, "
-            "here | rows, here | step, here | times one rank | step, Ethernet | times one rank |",
-            "| --- " * 11 + "|",
+            "here | rows, here | (whole table) | step, here | times one rank | step, Ethernet | "
+            "times one rank |",
+            "| --- " * 12 + "|",
         ]
         for e in found["model"]:
             here, far = e["here"], e["Ethernet"]
             lines.append(
                 f"| {e['ranks']:,} | {e['compute']:.2f} | {e['merge']:.2f} | {e['union']:,.0f} | "
                 f"{e['arriving_MB']:.2f} | {here['dense']:.3f} | {here['rows']:.2f} | "
+                f"{here['table']:.2f} | "
                 f"{here['step']:.2f} | {here['times']:.1f} | {far['step']:.2f} | "
                 f"{far['times']:.1f} |"
             )
-    return "\n".join([*lines, "", ASSUMPTIONS])
+    explained = '"(whole table)" is what a sum of the table in place of its rows would take.'
+    return "\n".join([*lines, "", explained, "", ASSUMPTIONS])
