@@ -34,6 +34,7 @@ from minirnn.lookup import by_name
 from minirnn.metrics import confusion_matrix
 from minirnn.models import Sequential
 from minirnn.models import load as load_model
+from minirnn.parallel import Ranks
 
 MAX_TOKENS = 20_000
 VOCABULARY_TITLES = 2_000  # the vocabulary is learned from this many titles, the first ones
@@ -158,13 +159,15 @@ def train(
     batch_size: int | None = None,
     verbose: str | int = "auto",
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks | None = None,
 ) -> History:
     """Train a model that `build_model` made; the rows are shuffled anew in each epoch."""
     if isinstance(rows, Stream):
         return model.fit(rows, epochs=epochs, verbose=verbose, checkpoint=checkpoint)
     batch_size = batch_size or RECIPES[model.name].batch_size
     texts = texts_for(model, rows)
-    return model.fit(texts, rows.labels, batch_size, epochs, verbose, checkpoint=checkpoint)
+    options = {"checkpoint": checkpoint, "ranks": ranks}
+    return model.fit(texts, rows.labels, batch_size, epochs, verbose, **options)
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import minirnn
-from minirnn import classifier
+from minirnn import classifier, parallel
 from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
 from minirnn.bench import main as bench_main
 from minirnn.checkpoint import Checkpoint, CheckpointError
@@ -87,10 +87,12 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     except KeyboardInterrupt as error:
         on_terminal = sys.stderr is not None and sys.stderr.isatty()
         says = str(error) or "interrupted"
-        complain("", says, begin="\n" * on_terminal)  # its ^C stands in the line
+        if not parallel.told_by_first(error):
+            complain("", says, begin="\n" * on_terminal)  # its ^C stands in the line
         code = 130
     except NonFiniteError as error:
-        complain("error: ", error)
+        if not parallel.told_by_first(error):
+            complain("error: ", error)
         code = 1
     except OSError as error:
         where = error.filename
@@ -135,6 +137,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 def train(args: argparse.Namespace) -> int:
     """Train a model, show how well it does, and save it if asked to."""
+    ranks = ranks_of_mpiexec()
     if args.save is not None:
         check_writable(args.save)
     checkpoint = None
@@ -142,6 +145,8 @@ def train(args: argparse.Namespace) -> int:
         check_writable(args.checkpoint, "--checkpoint")
         checkpoint = Checkpoint(args.checkpoint, args.checkpoint_every)
     start(args)
+    if ranks is not None and ranks.rank > 0:  # the first tells for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open to the end
     recipe = RECIPES[args.model]
     batch_size = args.batch_size or recipe.batch_size
     if args.stream:
@@ -161,10 +166,14 @@ def train(args: argparse.Namespace) -> int:
     print(f"Model: {args.model}, {recipe.about}; computed with {get_backend()}.\n")
     model.summary()
     print(
-        f"\nTraining on {counted}, {batch_size} a step, for {epochs} epoch{'s' * (epochs != 1)}:",
+        f"\nTraining on {counted}, {batch_size} a step"
+        f"{'' if ranks is None else f' on each of {ranks.size} ranks'}, "
+        f"for {epochs} epoch{'s' * (epochs != 1)}:",
         flush=True,
     )
-    classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint)
+    classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint, ranks=ranks)
+    if ranks is not None and ranks.rank > 0:
+        return 0
     if args.save is not None:
         model.save(args.save)
     print(f"\n{classifier.report(model, data)}")
@@ -280,6 +289,19 @@ def start(args: argparse.Namespace) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def ranks_of_mpiexec() -> parallel.Ranks | None:
+    """All processes that mpiexec has started; None without it."""
+    rank, ranks = parallel.launched()
+    if ranks == 1:
+        return None
+    try:
+        return parallel.world()
+    except ImportError as error:
+        if rank > 0:  # the first tells for all
+            raise SystemExit(2) from None
+        raise UsageError(str(error)) from None
+
+
 def load_data(source: str | None) -> ag_news.NewsData:
     data = ag_news.load(source)
     print(f"Data: {data.description}")
@@ -361,7 +383,8 @@ def make_parser() -> argparse.ArgumentParser:
             "",
             "  minirnn train\n"
             "  minirnn train --model bilstm --data ag_news_csv --save bilstm.mrnn\n"
-            "  minirnn train --model lstm --take 10000 --epochs 3 --backend auto",
+            "  minirnn train --model lstm --take 10000 --epochs 3 --backend auto\n"
+            "  mpiexec -n 2 minirnn train --model bilstm --checkpoint bilstm.checkpoint",
         )
     )
 

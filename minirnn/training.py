@@ -7,8 +7,9 @@ the epochs, the running means, the progress bar and the callbacks.
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -152,6 +153,7 @@ class Steps:
     """
 
     AHEAD = 256  # steps that may be done before the host asks how they went
+    stop = False  # whether another rank of this training wishes to stop
 
     def __init__(self, model: Any, epoch: int, graph: Any = None, one_by_one: bool = False) -> None:
         self.model, self.epoch, self.one_by_one = model, epoch, one_by_one
@@ -182,6 +184,13 @@ class Steps:
         when = self.when(self.done)
         loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True, when=when)
         self.means.update(loss, y, out, sample_weight, mask)
+
+    def due(self, keeper: Keeper) -> bool:
+        """Whether a checkpoint is to be written after this step."""
+        return keeper.due(self.done)
+
+    def end(self) -> None:
+        """After the last step of the epoch."""
 
     def read(self) -> None:
         """Ask how the last steps went."""
@@ -232,6 +241,20 @@ class Steps:
 # --- fit, evaluate, predict -----------------------------------------------------------------------
 
 
+def ending_together(fit: Callable[..., History]) -> Callable[..., History]:
+    """`fit`, in which an error on one of several ranks ends all of them."""
+
+    @functools.wraps(fit)
+    def guarded(*arguments: Any, ranks: Any = None, **options: Any) -> History:
+        if ranks is None or ranks.size == 1:
+            return fit(*arguments, **options)
+        with ranks.together():
+            return fit(*arguments, ranks=ranks, **options)
+
+    return guarded
+
+
+@ending_together
 @memory_errors()
 @keep_limits()
 @trains
@@ -251,6 +274,7 @@ def fit(
     initial_epoch: int = 0,
     steps_per_epoch: int | None = None,
     checkpoint: Any = None,
+    ranks: Any = None,
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
@@ -283,20 +307,28 @@ def fit(
     history = History()
     watchers = [history, *callbacks]
     for watcher in watchers:
-        watcher.model = model
+        watcher.model, watcher.first = model, ranks is None or ranks.rank == 0
     model.stop_training = False
+    if ranks is not None:
+        facts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        ranks.begin(model, data, facts | {"checkpoint": checkpoint is not None})
+        data = data.share(ranks.rank, ranks.size)
+        validation = validation and validation.share(ranks.rank, ranks.size)
+        verbose = verbose if ranks.rank == 0 else 0
     passes = Passes(data, steps_per_epoch)
     keeper = None
     if checkpoint is not None:
-        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs)
+        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs, ranks)
     for watcher in watchers:
         watcher.on_train_begin()
     begun = keeper.found(verbose) if keeper is not None else None
     if begun is None:
         begun = Standing(initial_epoch)
+    if ranks is not None:
+        ranks.draw_apart(model)
     with keeper or nullcontext():
         train_epochs(
-            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper
+            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper, ranks
         )
     for watcher in watchers:
         watcher.on_train_end()
@@ -313,6 +345,7 @@ def train_epochs(
     validation: Any,
     class_weight: Mapping[int, float] | None,
     keeper: Keeper | None,
+    ranks: Any = None,
 ) -> None:
     """The epochs of `fit`, from where the training stands (`begun`) on."""
     stepwise = [
@@ -321,7 +354,10 @@ def train_epochs(
     graph = None
     while begun.epoch < epochs and not begun.stopped:
         epoch = begun.epoch
-        steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
+        if ranks is None:
+            steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
+        else:
+            steps = ranks.steps(model, epoch, keeper)
         if begun.step:
             steps.go_on(begun)
         else:
@@ -337,23 +373,28 @@ def train_epochs(
                         steps.settle()
                     for watcher in stepwise:
                         watcher.on_train_batch_end(steps.done - 1, steps.logs())
-                    if keeper is not None and keeper.due(steps.done):
-                        keeper.write(steps.standing())
+                    if keeper is not None and steps.due(keeper):
+                        keeper.write(steps.standing(), steps.stop)
+                steps.end()
             finally:
                 steps.settle()
                 graph = steps.graph
             logs = steps.logs()
             if validation is not None:
-                with keeper.resting(steps.standing()) if keeper else nullcontext():
-                    figures = run_evaluation(View(model), validation)
+                alone = keeper is not None and ranks is None
+                with keeper.resting(steps.standing()) if alone else nullcontext():
+                    figures = run_evaluation(View(model), validation, None, ranks)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
             progress.finish(logs)
         for watcher in watchers:
             watcher.on_epoch_end(epoch, logs)
         passes.next_epoch()
+        stop = keeper is not None and keeper.signal is not None
+        if ranks is not None:
+            stop = ranks.end_epoch(model, stop)
         begun = Standing(epoch + 1, stopped=model.stop_training)
         if keeper is not None:
-            keeper.write(begun)
+            keeper.write(begun, stop)
 
 
 @memory_errors()
@@ -378,9 +419,13 @@ def evaluate(
     return logs
 
 
-def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> dict[str, float]:
+def run_evaluation(
+    view: View, data: Any, progress: Progress | None = None, ranks: Any = None
+) -> dict[str, float]:
     means = RunningMeans(view.model)
     for step, batch in enumerate(data):
+        if batch is None:  # of which this rank has no row
+            continue
         xb, yb, weight = prepared(batch)
         with view(xb) as model:
             loss, out, mask = test_step(model, xb, yb, weight)
@@ -390,6 +435,8 @@ def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> d
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
+    if ranks is not None:
+        ranks.add_up(means)
     return means.logs()
 
 
@@ -431,9 +478,11 @@ def known_length(data: Any) -> int | None:
 
 
 def prepared(
-    batch: Batch, class_weight: Mapping[int, float] | None = None, sparse: bool = True
+    batch: Batch | None, class_weight: Mapping[int, float] | None = None, sparse: bool = True
 ) -> Batch:
     """The batch, with the class weights multiplied into the sample weights."""
+    if batch is None:  # of which this rank has no row
+        return None, None, None
     x, y, weight = batch
     if y is None:
         raise ValueError("y: training and evaluation need labels; the data set gives none")

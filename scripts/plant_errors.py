@@ -55,6 +55,7 @@ SEQ2SEQ = "tests/test_seq2seq.py"
 VECTORS = "tests/test_vectors.py"
 STREAM = "tests/test_stream.py"
 FUZZ = "tests/test_fuzz.py"
+RANKS = "tests/test_parallel.py"
 CHECKPOINT = "tests/test_checkpoint.py"
 SEGMENTS = "tests/test_segments.py"
 WINDOWS = "tests/test_windows.py"
@@ -1329,6 +1330,58 @@ ERRORS = [
         "slots = [table.take(chosen, axis=0) for table in self.tables]\n            moved -=",
         "slots = [table[: len(chosen)].copy() for table in self.tables]\n            moved -=",
         (OPTIMIZERS,),
+    ),
+    # --- several ranks ---
+    Error(
+        "ranks: shares of differing size count alike",
+        "exchange.py",
+        "xp.multiply(gradient, elements, out=view)",
+        "view[...] = gradient",
+        (f"{RANKS}::test_gradients_are_summed_with_the_weight_of_their_elements",),
+    ),
+    Error(
+        "ranks: rows of one id from two ranks not added up",
+        "exchange.py",
+        "return sum_equal_ids(ids, rows, len(table))",
+        "return RowGradient(ids, rows)",
+        (f"{RANKS}::test_gradients_are_summed_with_the_weight_of_their_elements",),
+    ),
+    Error(
+        "ranks: the sum of means in place of their mean",
+        "shared_steps.py",
+        "share = 1 / max(all_elements, 1)",
+        "share = self.ranks.size / max(all_elements, 1)",
+        (f"{RANKS}::test_several_ranks_train_as_one_process_does",),
+    ),
+    Error(
+        "ranks: each adds up the rows beginning with its own",
+        "exchange.py",
+        "        return all_ids, all_rows\n\n\ndef gather_ids",
+        "        turn = -int(counts[: self.comm.rank].sum())\n"
+        "        return np.roll(all_ids, turn), np.roll(all_rows, turn, axis=0)\n\n\n"
+        "def gather_ids",
+        (f"{RANKS}::test_all_ranks_have_the_same_bits",),
+    ),
+    Error(
+        "ranks: a part of a batch padded to its own longest row",
+        "batches.py",
+        "length=max(map(len, taken), default=0)",
+        "length=max(map(len, taken[part]), default=0)",
+        (f"{RANKS}::test_shares_are_padded_as_the_whole_batch",),
+    ),
+    Error(
+        "ranks: padding drifts on those ranks that have some",
+        "shared_steps.py",
+        "if self.table.mask_zero:",
+        "if False:",
+        (f"{RANKS}::test_all_ranks_have_the_same_bits",),
+    ),
+    Error(
+        "ranks: all draw the same for dropout",
+        "shared_steps.py",
+        "[self.ranks.draws, self.ranks.rank, self.model.optimizer.iterations]",
+        "[self.ranks.draws, 0, self.model.optimizer.iterations]",
+        (f"{RANKS}::test_dropout_draws_differ_between_ranks_steps_and_layers",),
     ),
     # a training that is broken off and goes on
     Error(
