@@ -209,7 +209,7 @@ class Ranks:
 
     # -- what `fit` asks for --
 
-    def begin(self, model: Any, data: Any, facts: Mapping[str, Any]) -> None:
+    def begin(self, model: Any, passes: Any, **facts: Any) -> None:
         """Before the first epoch: start from what rank 0 has, if the model is built."""
         if facts["checkpoint"] and stateful(model):
             raise ValueError(
@@ -217,8 +217,8 @@ class Ranks:
                 "are not kept on several ranks; train without ranks, or without a checkpoint"
             )
         optimizer = model.optimizer.get_config()
-        described = {"optimizer": optimizer, "data": data.described(), "built": model.built}
-        self.meet({"batches": known_length(data), **described, **facts})
+        facts |= {"optimizer": optimizer, "built": model.built, "data": passes.data.described()}
+        self.meet(facts | {"batches": known_length(passes), "place": passes.position()})
         set_generator_state(self.from_first(generator_state))
         self.draws = int(draws_from(generator_state()).integers(2**63))
         self.aligned = False

@@ -310,12 +310,12 @@ def fit(
         watcher.model, watcher.first = model, ranks is None or ranks.rank == 0
     model.stop_training = False
     if ranks is not None:
-        facts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
-        ranks.begin(model, data, facts | {"checkpoint": checkpoint is not None})
         data = data.share(ranks.rank, ranks.size)
         validation = validation and validation.share(ranks.rank, ranks.size)
         verbose = verbose if ranks.rank == 0 else 0
     passes = Passes(data, steps_per_epoch)
+    if ranks is not None:
+        ranks.begin(model, passes, epochs=epochs, checkpoint=checkpoint is not None)
     keeper = None
     if checkpoint is not None:
         keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs, ranks)
