@@ -110,7 +110,10 @@ class Ranks:
     Attributes:
         rank: the number of this process, from 0.
         size: how many there are.
+        told_in_a_line: errors of which no traceback is shown.
     """
+
+    told_in_a_line: tuple[Any, ...] = OSError, MemoryError, KeyboardInterrupt, SystemExit
 
     def __init__(self, comm: Any) -> None:
         self.comm = comm
@@ -194,8 +197,8 @@ class Ranks:
             if self.rank == 0:
                 traceback.print_exception(kind, error, trace)
             return
-        time.sleep(0.1 * min(self.rank, 20))  # of ranks with the same error, one speaks
-        if isinstance(error, (OSError, MemoryError, KeyboardInterrupt, SystemExit)):
+        time.sleep(0.2 * min(self.rank, 5))  # of ranks with the same error, one speaks
+        if isinstance(error, self.told_in_a_line):
             what = f"{kind.__name__}: {error}" if str(error) else kind.__name__
         else:
             traceback.print_exception(kind, error, trace)
