@@ -439,7 +439,7 @@ def test_the_command_tells_a_broken_checkpoint_in_a_line(tmp_path):
     (tmp_path / "c").write_text("no checkpoint")
     train = "train", "--model", "rnn-title", "--data", "sample", "--take", "64"
     done = run(2, "-m", "minirnn", *train, "--checkpoint", tmp_path / "c", MINIRNN_COMPILED="0")
-    assert done.returncode == 1
+    assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if not line.startswith("Abort(1)")]
     for line in told:  # of one rank, or of both, where the machine is slow
         assert re.match(r"minirnn: rank \d of 2 failed \(FileFormatError: .*/c: this is no", line)
