@@ -295,17 +295,17 @@ def agree(folder):
     Path(f"{folder}/drawn-{ranks.rank}.json").write_text(json.dumps(drawn))
 
 
-def on_stand_in(folder):
-    """The same on the stand-in for CuPy, with a stand-in for NCCL."""
+def on_stand_in(folder, transport):
+    """The same on the stand-in for CuPy, with a stand-in for NCCL, or with MPI."""
     import nccl_stand_in
     import strict_cupy
 
     ranks = parallel.world()
     with strict_cupy.installed() as cupy:
-        nccl_stand_in.install(cupy, ranks.comm)
+        nccl_stand_in.install(cupy, ranks.comm, transport == "NcclTransport")
         for name in ("masked", "each_step", "numbers", "dense_gradient"):
             model, history = train(name, "float32", ranks)
-            assert type(ranks.transport).__name__ == "NcclTransport"
+            assert type(ranks.transport).__name__ == transport
             np.savez(f"{folder}/{name}-device-{ranks.rank}.npz", *model.get_weights())
     Path(f"{folder}/sums-{ranks.rank}.json").write_text(json.dumps(nccl_stand_in.calls))
 
