@@ -55,6 +55,9 @@ SEQ2SEQ = "tests/test_seq2seq.py"
 VECTORS = "tests/test_vectors.py"
 STREAM = "tests/test_stream.py"
 CHECKPOINT = "tests/test_checkpoint.py"
+SEGMENTS = "tests/test_segments.py"
+WINDOWS = "tests/test_windows.py"
+FINITE = "tests/test_finite.py"
 
 
 # The tests that compare with other libraries, and the files whose numbers they compare.
@@ -429,6 +432,92 @@ ERRORS = [
         "drop[packing.ranks]",
         "drop[packing.rows]",
         (LOOP,),
+    ),
+    # --- long sequences ---
+    Error(
+        "segments: state not carried over a border",
+        "segments.py",
+        "state = tuple(part.last(k) for k in range(len(state)))",
+        "tuple(part.last(k) for k in range(len(state)))",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: gradient not carried over a border",
+        "segments.py",
+        "dx[steps], dstate, of_part = timeloop",
+        "dx[steps], _, of_part = timeloop",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: the last one forgotten",
+        "segments.py",
+        "starts = range(0, T, size)",
+        "starts = range(0, max(T - size, 1), size)",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: weights learn from one segment alone",
+        "segments.py",
+        "grads[key] = grads[key] + gradient if key in grads else gradient",
+        "grads[key] = gradient",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: run once more without dropout",
+        "segments.py",
+        "        part = timeloop.run(cell, x[steps], plan, state, drop)\n        inside",
+        "        part = timeloop.run(cell, x[steps], plan, state)\n        inside",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: a border's states taken for steps",
+        "segments.py",
+        "xp.zeros((B, part.shape[1]), part.dtype), part",
+        "dhistory[steps.start : B + steps.start], part",
+        (SEGMENTS,),
+    ),
+    Error(
+        "windows: state not reset between batches",
+        "windows.py",
+        "                self.model.reset_states()\n                yield",
+        "                yield",
+        (WINDOWS,),
+    ),
+    Error(
+        "windows: those before the last not read",
+        "windows.py",
+        "self.model.walk(x[:, steps], training=True)",
+        "pass",
+        (WINDOWS,),
+    ),
+    # --- numbers that are not finite ---
+    Error(
+        "a gradient that is not finite passes",
+        "training.py",
+        "if not all(map(math.isfinite, norms)):",
+        "if False:",
+        (FINITE,),
+    ),
+    Error(
+        "gradients are asked from the first layer on",
+        "finite.py",
+        "for layer in reversed(body.layers):",
+        "for layer in body.layers:",
+        (FINITE,),
+    ),
+    Error(
+        "clipping each number hides what is infinite",
+        "finite.py",
+        "    if not broken:\n        if clipped:",
+        "    if True:\n        if clipped:",
+        (FINITE,),
+    ),
+    Error(
+        "hidden NaN is blamed",
+        "finite.py",
+        "if mask is not None and values.ndim == 3",
+        "if False and values.ndim == 3",
+        (FINITE,),
     ),
     # --- packing ---
     Error(
