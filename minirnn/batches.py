@@ -334,11 +334,14 @@ class Passes:
         data: with `walk`, as above.
         steps: batches in an epoch; None for one pass over the data. Epochs of a set number of steps
             walk on through the data, and begin again where it ends.
+
+    Attributes:
+        began: the position at which it was begun to walk.
     """
 
     def __init__(self, data: Any, steps: int | None = None) -> None:
         self.data, self.steps = data, steps
-        self.walk = data.walk()
+        self.go_to(None)
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, of which some may be done; call `next_epoch` behind it."""
@@ -350,17 +353,19 @@ class Passes:
                 done += 1
                 yield batch
             if done < self.steps:
-                self.walk = self.data.walk()
+                self.go_to(None)
 
     def next_epoch(self) -> None:
         if self.steps is None:
-            self.walk = self.data.walk()
+            self.go_to(None)
 
     def position(self) -> dict[str, Any]:
         return self.walk.position()
 
-    def go_to(self, position: Position) -> None:
+    def go_to(self, position: Position | None) -> None:
+        """Go on from there; None: with the next pass."""
         self.walk = self.data.walk(position)
+        self.began = self.walk.position()
 
     def __len__(self) -> int:
         """Batches in an epoch.

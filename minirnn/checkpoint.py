@@ -110,6 +110,7 @@ class Keeper:
 
     Args:
         passes: where the training stands in its data.
+        validation: the same for what is evaluated after each epoch, or None.
         callbacks: all, with their states.
         ranks: the processes of the training, if there are several: the first writes and reads.
     """
@@ -119,11 +120,13 @@ class Keeper:
         checkpoint: Checkpoint,
         model: Any,
         passes: Any,
+        validation: Any,
         callbacks: Sequence[Callback],
         epochs: int,
         ranks: Any = None,
     ) -> None:
-        self.checkpoint, self.model, self.passes = checkpoint, model, passes
+        self.checkpoint, self.model = checkpoint, model
+        self.passes, self.validation = passes, validation
         self.callbacks, self.epochs, self.ranks = callbacks, epochs, ranks
         self.signal: int | None = None  # the wish to stop
         self.handlers: dict[int, Any] = {}
@@ -206,6 +209,7 @@ class Keeper:
             "standing": standing._asdict(),
             "epochs": self.epochs,
             "position": self.passes.position(),
+            "validation": self.validation and self.validation.began,
             "random": generator_state(),
             "draws": None if self.ranks is None else self.ranks.draws,
             "layers": layers,
@@ -284,6 +288,8 @@ class Keeper:
     def restore(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         model = self.model
         self.passes.go_to(header["position"])
+        if self.validation is not None and header["validation"] is not None:
+            self.validation.go_to(header["validation"])
         weights = [arrays[f"weights/{key}"] for key in model.params]
         set_arrays("checkpoint", model.params, weights)
         for name, layer in layers_of(model):

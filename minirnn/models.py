@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minirnn import activations, losses, optimizers, saving, training
+from minirnn import activations, losses, optimizers, saving, steps, training
 from minirnn.backend import Array
 from minirnn.base import Layer, Shape
 from minirnn.batches import batches
@@ -392,7 +392,7 @@ class Sequential(Layer):
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
         with self.turns.alone(), self.turns.owned(self, "train_on_batch"):
-            return training.train_step(self, x, y, weight, when="train_on_batch")[0]
+            return steps.train_step(self, x, y, weight, when="train_on_batch")[0]
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs of one batch, on the host."""

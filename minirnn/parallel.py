@@ -40,8 +40,9 @@ from minirnn.backend import (
 from minirnn.checkpoint import layers_of
 from minirnn.exchange import transport_for
 from minirnn.shared_steps import SharedSteps
+from minirnn.steps import RunningMeans
 from minirnn.supervisor import supervise
-from minirnn.training import RunningMeans, known_length
+from minirnn.training import known_length
 from minirnn.turns import stateful
 
 MISSING = (

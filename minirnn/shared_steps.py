@@ -1,6 +1,6 @@
 """The steps of a training of which each rank has a part; see parallel.py, and exchange.py below it.
 
-What a step is stands in training.py: forward, loss, backward, optimizer. Between the last two all
+What a step is stands in steps.py: forward, loss, backward, optimizer. Between the last two all
 ranks add up their gradients.
 """
 
@@ -17,7 +17,7 @@ from minirnn.base import RowGradient
 from minirnn.exchange import Exchange, keys_of_tables
 from minirnn.finite import NonFiniteError, explain_gradients, explain_loss, loss_and_norms
 from minirnn.layers.embedding import Embedding, checked_ids
-from minirnn.training import RunningMeans, Steps
+from minirnn.steps import RunningMeans, Steps
 
 
 class SharedSteps(Steps):
@@ -141,7 +141,7 @@ class SharedSteps(Steps):
         return grads, finish
 
     def catch_up(self, x: Any) -> None:
-        """As `training.catch_up`. To keep the same bits, ranks bring the same rows up to date in
+        """As `steps.catch_up`. To keep the same bits, ranks bring the same rows up to date in
         the same steps: those of the merged gradient, and that of the padding."""
         if self.table is None:
             return

@@ -495,7 +495,7 @@ ERRORS = [
     # --- numbers that are not finite ---
     Error(
         "a gradient that is not finite passes",
-        "training.py",
+        "steps.py",
         "if not all(map(math.isfinite, norms)):",
         "if False:",
         (FINITE,),
@@ -1012,7 +1012,7 @@ ERRORS = [
     ),
     Error(
         "an evaluation inside a training resets its metrics",
-        "training.py",
+        "steps.py",
         "copy.deepcopy(model.metrics)",
         "model.metrics",
         (f"{TRAINING}::test_an_evaluation_inside_a_training_leaves_its_figures_alone",),
@@ -1400,7 +1400,7 @@ ERRORS = [
     ),
     Error(
         "the running means of the epoch begin anew",
-        "training.py",
+        "steps.py",
         "self.means.restore(standing.figures)",
         "pass",
         (CHECKPOINT,),

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from minirnn import parallel, training
+from minirnn import parallel
 from minirnn.backend import set_random_seed
 from minirnn.bench.gpu import our_model
 from minirnn.bench.lessons import LESSONS, Batch
 from minirnn.bench.peers.minirnn_peer import Stream
 from minirnn.bench.worker import load_batches
+from minirnn.steps import train_step
 
 SIZES = (8, 1 << 10, 1 << 13, 1 << 16, 1 << 19, 1 << 22)  # bytes
 
@@ -80,7 +81,7 @@ def each_step(model: Any, batches: list[Batch], rounds: int) -> list[float]:
         row = []
         for x, y in batches:
             begun = time.perf_counter()
-            training.train_step(model, x, y, wait=True)
+            train_step(model, x, y, wait=True)
             row.append((time.perf_counter() - begun) * 1e3)
         table.append(row)
     return [round(statistics.median(column), 4) for column in zip(*table, strict=True)]

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn import training
 from minirnn.base import RowGradient
 from minirnn.bench.gpu import our_model
 from minirnn.bench.lessons import LESSONS, VOCABULARY, Lesson, batches_of
@@ -32,6 +31,7 @@ from minirnn.bench.limits import seconds_of
 from minirnn.bench.worker import save_batches
 from minirnn.exchange import Exchange, MpiTransport, keys_of_tables
 from minirnn.layers.embedding import sum_equal_ids
+from minirnn.steps import loss_and_gradients
 
 RANKS = (1, 2, 8, 32, 128, 512, 1024)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)  # ranks whose gradients are merged in one process
@@ -103,7 +103,7 @@ def merging(lesson: Lesson, data: Any) -> dict[str, Any]:
     batches = batches_of(lesson, data, SIMULATED[-1])
     [key] = keys_of_tables(model)
     params = model.training_parts(None).params
-    grads = [training.loss_and_gradients(model, x, y)[1] for x, y in batches]
+    grads = [loss_and_gradients(model, x, y)[1] for x, y in batches]
     exchange = Exchange(MpiTransport(MPI.COMM_SELF), params, {key}, 7)
 
     def alone() -> None:
