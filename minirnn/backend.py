@@ -18,7 +18,7 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -233,6 +233,29 @@ def set_random_seed(seed: int) -> None:
 def generator() -> np.random.Generator:
     """The generator of all random numbers; on the host, so that both backends start alike."""
     return _own.get(_generator)
+
+
+class _Later:
+    """A random generator that is made when something is drawn, which in most models nothing is."""
+
+    def __init__(self, seed: Sequence[int]) -> None:
+        self.seed = seed
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "made":
+            self.made = np.random.default_rng(self.seed)
+            return self.made
+        return getattr(self.made, name)
+
+
+@contextlib.contextmanager
+def draws_apart(seed: Sequence[int]) -> Iterator[None]:
+    """Within this, what this thread draws comes from a generator apart, with that seed."""
+    before = _own.set(_Later(seed))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        _own.reset(before)
 
 
 _locked: list[Any] = []  # a fork waits for a draw to end: else the child would, for ever

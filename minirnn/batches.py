@@ -13,6 +13,7 @@ what was had is passed over.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import zlib
@@ -69,6 +70,14 @@ class ArrayBatches:
                 )
         self.batch_size = whole_number("batch_size", batch_size)
         self.shuffle = shuffle
+        self.part = 0, 1
+
+    def share(self, rank: int, ranks: int) -> ArrayBatches:
+        """Batches `ranks` times as large, of which each walk gives the rows of one rank, padded as
+        in the whole batch; None in place of a batch where it has no row."""
+        shared = copy.copy(self)
+        shared.batch_size, shared.part = self.batch_size * ranks, (rank, ranks)
+        return shared
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
@@ -119,7 +128,7 @@ class ArrayWalk:
     def __iter__(self) -> ArrayWalk:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch | None:
         data = self.data
         if self.row >= data.rows:
             raise StopIteration
@@ -127,8 +136,11 @@ class ArrayWalk:
             self.order = self.draw() if data.shuffle else np.arange(data.rows)
         chosen = self.order[self.row : self.row + data.batch_size]
         self.row += len(chosen)
+        mine = rows_of_rank(len(chosen), *data.part)
+        if mine.start == mine.stop:
+            return None
         return tuple(
-            None if values is None else pick(values, chosen)
+            None if values is None else pick(values, chosen, mine)
             for values in (data.x, data.y, data.sample_weight)
         )
 
@@ -157,10 +169,17 @@ class StreamBatches:
         self.source = source
         self.vectorizer = vectorizer
         self.known: dict[Any, np.ndarray] = {}  # text → ids
-        self.room = REMEMBERED_BYTES
+        # What is walked from files (data.Stream) need not fit into memory, nor do its ids.
+        self.room = 0 if hasattr(source, "walk") else REMEMBERED_BYTES
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
+
+    def share(self, rank: int, ranks: int) -> StreamBatches | Share:
+        """The same batches, of which each walk gives the rows of one rank."""
+        if hasattr(self.source, "share"):
+            return StreamBatches(self.source.share(rank, ranks), self.vectorizer)
+        return Share(self, rank, ranks)
 
     def walk(self, position: Position | None = None) -> Mapped:
         """One pass over the batches, from its beginning or from a position on."""
@@ -175,8 +194,10 @@ class StreamBatches:
         """What tells this data from other data, as far as the source can say; JSON values."""
         return self.source.described() if hasattr(self.source, "described") else {}
 
-    def taken_in(self, element: Any) -> Batch:
-        """The batch in an element of the source."""
+    def taken_in(self, element: Any) -> Batch | None:
+        """The batch in an element of the source; None where a share of it has no row."""
+        if element is None:
+            return None
         x, y, weight = unpack(element)
         if self.vectorizer is not None:
             x = self._ids(x)
@@ -199,6 +220,43 @@ class StreamBatches:
         return pad_rows(rows, length=self.vectorizer.output_sequence_length)
 
 
+class Share:
+    """The batches of some data, of which each walk gives the rows of one rank.
+
+    All ranks walk over the whole data; a source that can do better has a `share` of its own.
+    """
+
+    def __init__(self, data: StreamBatches, rank: int, ranks: int) -> None:
+        self.data, self.part = data, (rank, ranks)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def walk(self, position: Position | None = None) -> Mapped:
+        return Mapped(self.cut, self.data.walk(position))
+
+    def __iter__(self) -> Iterator[Batch | None]:
+        return self.walk()
+
+    def described(self) -> dict[str, Any]:
+        return self.data.described()
+
+    def cut(self, batch: Batch) -> Batch | None:
+        mine = rows_of_rank(len(batch[0]), *self.part)
+        if mine.start == mine.stop:
+            return None
+        return tuple(None if values is None else values[mine] for values in batch)
+
+
+def rows_of_rank(rows: int, rank: int, ranks: int) -> slice:
+    """Which of the rows of a batch a rank gets.
+
+    >>> [rows_of_rank(7, rank, 3) for rank in range(3)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    return slice(rows * rank // ranks, rows * (rank + 1) // ranks)
+
+
 class Replay:
     """One pass over any source; a position in it is found by walking there once more.
 
@@ -213,7 +271,8 @@ class Replay:
 
     def __init__(self, source: Any, batch: int = 0, random: Any = None, orders: Any = None) -> None:
         self.source, self.batch, self.random, self.orders = source, batch, random, orders
-        self.iterator: Iterator | None = None
+        # The way back there may change what the source knows of, such as the states of a model.
+        self.iterator: Iterator | None = self.begin() if batch else None
 
     def __iter__(self) -> Replay:
         return self
@@ -275,11 +334,14 @@ class Passes:
         data: with `walk`, as above.
         steps: batches in an epoch; None for one pass over the data. Epochs of a set number of steps
             walk on through the data, and begin again where it ends.
+
+    Attributes:
+        began: the position at which it was begun to walk.
     """
 
     def __init__(self, data: Any, steps: int | None = None) -> None:
         self.data, self.steps = data, steps
-        self.walk = data.walk()
+        self.go_to(None)
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, of which some may be done; call `next_epoch` behind it."""
@@ -291,17 +353,19 @@ class Passes:
                 done += 1
                 yield batch
             if done < self.steps:
-                self.walk = self.data.walk()
+                self.go_to(None)
 
     def next_epoch(self) -> None:
         if self.steps is None:
-            self.walk = self.data.walk()
+            self.go_to(None)
 
     def position(self) -> dict[str, Any]:
         return self.walk.position()
 
-    def go_to(self, position: Position) -> None:
+    def go_to(self, position: Position | None) -> None:
+        """Go on from there; None: with the next pass."""
         self.walk = self.data.walk(position)
+        self.began = self.walk.position()
 
     def __len__(self) -> int:
         """Batches in an epoch.
@@ -392,11 +456,12 @@ def weights_of_rows(sample_weight: Any) -> np.ndarray:
     return weights
 
 
-def pick(rows: Any, chosen: Any) -> Any:
-    """The chosen rows as one array, padded behind where they differ in length."""
+def pick(rows: Any, chosen: Any, part: slice = slice(None)) -> Any:
+    """A part of the chosen rows as one array, padded behind to the longest of all the chosen."""
     if hasattr(rows, "shape"):
-        return rows[chosen]
-    return pad_rows(rows[chosen] if isinstance(chosen, slice) else [rows[i] for i in chosen])
+        return rows[chosen][part]
+    taken = rows[chosen] if isinstance(chosen, slice) else [rows[i] for i in chosen]
+    return pad_rows(taken[part], length=max(map(len, taken), default=0))
 
 
 def vectorized(vectorizer: TextVectorization, texts: Any) -> Any:

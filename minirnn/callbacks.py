@@ -23,6 +23,7 @@ class Callback:
     """Base of all callbacks: does nothing."""
 
     model: Any = None
+    first: bool = True  # False on all ranks of a training but the first; files are written by that
 
     def on_train_begin(self) -> None:
         """Before the first epoch."""
@@ -49,7 +50,7 @@ class Callback:
 
 def say(callback: Any, what: str) -> None:
     """Print one line, if the callback was made with `verbose`."""
-    if callback.verbose:
+    if callback.verbose and callback.first:
         print(f"{type(callback).__name__}: {what}", flush=True)
 
 
@@ -263,7 +264,8 @@ class ModelCheckpoint(Callback):
                 f"filepath: {self.filepath!r} cannot be filled in ({error!r}); known: epoch, "
                 f"{', '.join(logs)}"
             ) from None
-        self.model.save(path)
+        if self.first:
+            self.model.save(path)
         say(self, f"epoch {epoch + 1}: saved {path}")
 
     def state(self) -> dict[str, Any]:
@@ -284,11 +286,13 @@ class CSVLogger(Callback):
 
     def on_train_begin(self) -> None:
         self.fields = None
-        if not self.append:
+        if self.first and not self.append:
             with open(self.filename, "w", encoding="utf-8"):
                 pass
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if not self.first:
+            return
         lines = io.StringIO()
         writer = csv.writer(lines, delimiter=self.separator, lineterminator="\n")
         if self.fields is None:
@@ -306,5 +310,7 @@ class CSVLogger(Callback):
     def restore(self, state: dict[str, Any]) -> None:
         """Without the rows of epochs that are done once more."""
         self.fields = state["fields"]
+        if not self.first:
+            return
         with open(self.filename, "w", encoding="utf-8", newline="") as file:
             file.write(state["written"])

@@ -110,7 +110,9 @@ class Keeper:
 
     Args:
         passes: where the training stands in its data.
+        validation: the same for what is evaluated after each epoch, or None.
         callbacks: all, with their states.
+        ranks: the processes of the training, if there are several: the first writes and reads.
     """
 
     def __init__(
@@ -118,16 +120,25 @@ class Keeper:
         checkpoint: Checkpoint,
         model: Any,
         passes: Any,
+        validation: Any,
         callbacks: Sequence[Callback],
         epochs: int,
+        ranks: Any = None,
     ) -> None:
-        self.checkpoint, self.model, self.passes = checkpoint, model, passes
-        self.callbacks, self.epochs = callbacks, epochs
+        self.checkpoint, self.model = checkpoint, model
+        self.passes, self.validation = passes, validation
+        self.callbacks, self.epochs, self.ranks = callbacks, epochs, ranks
         self.signal: int | None = None  # the wish to stop
         self.handlers: dict[int, Any] = {}
         self.at_rest = False
         self.written = time.monotonic()
-        sweep(checkpoint.path)
+        if self.first:
+            sweep(checkpoint.path)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes."""
+        return self.ranks is None or self.ranks.rank == 0
 
     # -- when --
 
@@ -142,8 +153,15 @@ class Keeper:
 
     # -- writing --
 
-    def write(self, standing: Standing) -> None:
+    def write(self, standing: Standing, stop: bool = False) -> None:
         """Write the state of the training; then stop, if there is a wish to."""
+        if self.first:
+            self.put_down(standing)
+        self.written = time.monotonic()
+        if stop or (self.ranks is None and self.signal is not None):
+            self.stop(standing)
+
+    def put_down(self, standing: Standing) -> None:
         path = self.checkpoint.path
         with self.model.turns.alone():
             content = encoded(FORMAT, *self.state(standing))
@@ -157,15 +175,15 @@ class Keeper:
                 f"Training has stopped at {told(standing)}",
                 path,
             ) from error
-        self.written = time.monotonic()
-        if self.signal is not None:
-            self.stop(standing)
 
     def stop(self, standing: Standing) -> None:
         message = (
             f"stopped at {told(standing)}; all is saved in {self.checkpoint.path}, and the same "
             "call goes on from there"
         )
+        if self.ranks is not None:
+            self.ranks.barrier()  # what is written is there, whoever ends first
+            raise self.ranks.on_all(KeyboardInterrupt(message))
         if self.signal == signal.SIGTERM:
             print(message, file=sys.stderr, flush=True)
             self.__exit__()
@@ -191,7 +209,9 @@ class Keeper:
             "standing": standing._asdict(),
             "epochs": self.epochs,
             "position": self.passes.position(),
+            "validation": self.validation and self.validation.began,
             "random": generator_state(),
+            "draws": None if self.ranks is None else self.ranks.draws,
             "layers": layers,
             "optimizer": apart(model.optimizer.exact_state(), "optimizer", arrays),
             "callbacks": callbacks,
@@ -226,13 +246,18 @@ class Keeper:
             CheckpointError: if it is of another training.
             FileFormatError: if it is no checkpoint, or is damaged.
         """
-        path = self.checkpoint.path
-        if not os.path.exists(path):
+        path, ranks = self.checkpoint.path, self.ranks
+        from_first = ranks.from_first if ranks is not None else lambda function: function()
+        if not from_first(lambda: os.path.exists(path)):
             return None
         if not self.model.built:  # what the batch costs in random numbers is made good below
-            self.model.training_parts(next(self.passes.data.walk())[0])
+            batch = next(self.passes.data.walk())
+            if ranks is None:
+                self.model.training_parts(batch[0])
+            else:
+                ranks.build(self.model, batch and batch[0])
         try:
-            header, arrays = read(path, FORMAT)
+            header, arrays = from_first(lambda: read(path, FORMAT))
             self.compare(header["of"])
             standing = Standing(**header["standing"])
             self.restore(header, arrays)
@@ -262,6 +287,9 @@ class Keeper:
 
     def restore(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         model = self.model
+        self.passes.go_to(header["position"])
+        if self.validation is not None and header["validation"] is not None:
+            self.validation.go_to(header["validation"])
         weights = [arrays[f"weights/{key}"] for key in model.params]
         set_arrays("checkpoint", model.params, weights)
         for name, layer in layers_of(model):
@@ -275,8 +303,9 @@ class Keeper:
         for number, callback in enumerate(self.callbacks):
             there = values_under(f"callback/{number}", arrays)
             callback.restore(header["callbacks"][number] | there)
-        self.passes.go_to(header["position"])
         set_generator_state(header["random"])
+        if self.ranks is not None and header["draws"] is not None:
+            self.ranks.draws = header["draws"]
 
     # -- being interrupted --
 

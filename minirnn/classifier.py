@@ -19,6 +19,8 @@ import numpy as np
 from minirnn.callbacks import History
 from minirnn.checkpoint import Checkpoint
 from minirnn.data.ag_news import CLASS_NAMES, NewsData, Rows
+from minirnn.data.shards import Files
+from minirnn.data.stream import SHUFFLE_BUFFER, Stream, title_and_description, title_only
 from minirnn.layers import (
     LSTM,
     Bidirectional,
@@ -32,6 +34,7 @@ from minirnn.lookup import by_name
 from minirnn.metrics import confusion_matrix
 from minirnn.models import Sequential
 from minirnn.models import load as load_model
+from minirnn.parallel import Ranks
 
 MAX_TOKENS = 20_000
 VOCABULARY_TITLES = 2_000  # the vocabulary is learned from this many titles, the first ones
@@ -130,18 +133,41 @@ def default_epochs(name: str, data: NewsData) -> int:
     return RECIPES[name].sample_epochs if data.source == "sample" else 1
 
 
+def stream(
+    name: str,
+    files: Files,
+    batch_size: int | None = None,
+    shuffle_buffer: int = SHUFFLE_BUFFER,
+    seed: int = 0,
+) -> Stream:
+    """Training rows for the model of this name, from files that need not fit into memory."""
+    recipe = by_name("model", name, RECIPES)
+    parse = title_only if recipe.titles_only else title_and_description
+    return Stream(files, batch_size or recipe.batch_size, shuffle_buffer, seed, parse)
+
+
+def first_titles(files: Files, shuffle_buffer: int, seed: int) -> list[str]:
+    """The titles that such a stream gives first, of shuffled rows, to learn the vocabulary from."""
+    rows = Stream(files, shuffle_buffer=shuffle_buffer, seed=seed, parse=title_only)
+    return [title for titles in rows.texts(VOCABULARY_TITLES) for title in titles]
+
+
 def train(
     model: Sequential,
-    rows: Rows,
+    rows: Rows | Stream,
     epochs: int,
     batch_size: int | None = None,
     verbose: str | int = "auto",
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks | None = None,
 ) -> History:
     """Train a model that `build_model` made; the rows are shuffled anew in each epoch."""
+    if isinstance(rows, Stream):
+        return model.fit(rows, epochs=epochs, verbose=verbose, checkpoint=checkpoint)
     batch_size = batch_size or RECIPES[model.name].batch_size
     texts = texts_for(model, rows)
-    return model.fit(texts, rows.labels, batch_size, epochs, verbose, checkpoint=checkpoint)
+    options = {"checkpoint": checkpoint, "ranks": ranks}
+    return model.fit(texts, rows.labels, batch_size, epochs, verbose, **options)
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

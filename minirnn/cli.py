@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import minirnn
-from minirnn import classifier
+from minirnn import classifier, parallel
 from minirnn.backend import BACKENDS, get_backend, set_backend, set_random_seed
 from minirnn.bench import main as bench_main
 from minirnn.checkpoint import Checkpoint, CheckpointError
 from minirnn.classifier import RECIPES, ClassifierError
 from minirnn.data import ag_news
+from minirnn.data.stream import SHUFFLE_BUFFER, Stream
 from minirnn.finite import NonFiniteError
 from minirnn.lines import LONGEST, LineError, batches_of, batches_of_lines
 from minirnn.saving import FileFormatError
@@ -86,10 +87,12 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     except KeyboardInterrupt as error:
         on_terminal = sys.stderr is not None and sys.stderr.isatty()
         says = str(error) or "interrupted"
-        complain("", says, begin="\n" * on_terminal)  # its ^C stands in the line
+        if not parallel.told_by_first(error):
+            complain("", says, begin="\n" * on_terminal)  # its ^C stands in the line
         code = 130
     except NonFiniteError as error:
-        complain("error: ", error)
+        if not parallel.told_by_first(error):
+            complain("error: ", error)
         code = 1
     except OSError as error:
         where = error.filename
@@ -134,6 +137,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 def train(args: argparse.Namespace) -> int:
     """Train a model, show how well it does, and save it if asked to."""
+    ranks = ranks_of_mpiexec()
     if args.save is not None:
         check_writable(args.save)
     checkpoint = None
@@ -141,25 +145,35 @@ def train(args: argparse.Namespace) -> int:
         check_writable(args.checkpoint, "--checkpoint")
         checkpoint = Checkpoint(args.checkpoint, args.checkpoint_every)
     start(args)
-    data = load_data(args.data)
-    rows = data.train if args.take is None else data.train.take(args.take)
+    if ranks is not None and ranks.rank > 0:  # the first tells for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open to the end
+    recipe = RECIPES[args.model]
+    batch_size = args.batch_size or recipe.batch_size
+    if args.stream:
+        rows, titles, data = stream_data(args, batch_size)
+        counted = "the rows that stream from these files"
+    else:
+        data = load_data(args.data)
+        rows = data.train if args.take is None else data.train.take(args.take)
+        titles, counted = rows.titles, f"{len(rows):,} rows of {classifier.short_name(data)}"
     set_random_seed(args.seed)
 
-    vectorizer = classifier.adapted_vectorizer(rows.titles)
+    vectorizer = classifier.adapted_vectorizer(titles)
     model = classifier.build_model(args.model, vectorizer)
-    recipe = RECIPES[args.model]
     epochs = args.epochs or classifier.default_epochs(args.model, data)
-    batch_size = args.batch_size or recipe.batch_size
-    titles = min(len(rows), classifier.VOCABULARY_TITLES)
-    print(f"Vocabulary: the {len(vectorizer.vocabulary):,} words of the first {titles:,} titles.")
+    learned = min(len(titles), classifier.VOCABULARY_TITLES)
+    print(f"Vocabulary: the {len(vectorizer.vocabulary):,} words of the first {learned:,} titles.")
     print(f"Model: {args.model}, {recipe.about}; computed with {get_backend()}.\n")
     model.summary()
     print(
-        f"\nTraining on {len(rows):,} rows of {classifier.short_name(data)}, {batch_size} a step, "
+        f"\nTraining on {counted}, {batch_size} a step"
+        f"{'' if ranks is None else f' on each of {ranks.size} ranks'}, "
         f"for {epochs} epoch{'s' * (epochs != 1)}:",
         flush=True,
     )
-    classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint)
+    classifier.train(model, rows, epochs, batch_size, checkpoint=checkpoint, ranks=ranks)
+    if ranks is not None and ranks.rank > 0:
+        return 0
     if args.save is not None:
         model.save(args.save)
     print(f"\n{classifier.report(model, data)}")
@@ -275,12 +289,37 @@ def start(args: argparse.Namespace) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def ranks_of_mpiexec() -> parallel.Ranks | None:
+    """All processes that mpiexec has started; None without it."""
+    rank, ranks = parallel.launched()
+    if ranks == 1:
+        return None
+    try:
+        return parallel.world()
+    except ImportError as error:
+        if rank > 0:  # the first tells for all
+            raise SystemExit(2) from None
+        raise UsageError(str(error)) from None
+
+
 def load_data(source: str | None) -> ag_news.NewsData:
     data = ag_news.load(source)
     print(f"Data: {data.description}")
     if source is None and data.source == "sample":
         print("AG News itself: --data FOLDER, or --data tfds to download it.")
     return data
+
+
+def stream_data(
+    args: argparse.Namespace, batch_size: int
+) -> tuple[Stream, list[str], ag_news.NewsData]:
+    """Training rows that stay in their files, the first of their titles, and the test rows."""
+    if args.take is not None:
+        raise UsageError("--take takes the first rows of those in memory: leave out --stream")
+    files, data = ag_news.load_for_streaming(args.data)
+    print(f"Data: {data.description}")
+    rows = classifier.stream(args.model, files, batch_size, args.shuffle_buffer, args.seed)
+    return rows, classifier.first_titles(files, args.shuffle_buffer, args.seed), data
 
 
 def check_writable(path: str, option: str = "--save") -> None:
@@ -344,7 +383,8 @@ def make_parser() -> argparse.ArgumentParser:
             "",
             "  minirnn train\n"
             "  minirnn train --model bilstm --data ag_news_csv --save bilstm.mrnn\n"
-            "  minirnn train --model lstm --take 10000 --epochs 3 --backend auto",
+            "  minirnn train --model lstm --take 10000 --epochs 3 --backend auto\n"
+            "  mpiexec -n 2 minirnn train --model bilstm --checkpoint bilstm.checkpoint",
         )
     )
 
@@ -447,6 +487,20 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help=f"rows in a training step (default: {batch_sizes})",
+    )
+    add(
+        "--stream",
+        action="store_true",
+        help="leave the training rows in their files, which need not fit into memory: --data names "
+        "a folder with train.csv or shards of it (train-00000.csv, train-00000.array_record, ...), "
+        "or is a pattern such as 'news/train-*.csv'; test rows come from the same folder",
+    )
+    add(
+        "--shuffle-buffer",
+        type=positive,
+        default=SHUFFLE_BUFFER,
+        metavar="N",
+        help="rows of a stream that are in memory, and shuffled, at a time (default: %(default)s)",
     )
     add("--take", type=positive, metavar="N", help="train on the first N rows only")
     add(

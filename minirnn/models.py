@@ -14,11 +14,11 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minirnn import activations, losses, optimizers, saving, training
+from minirnn import activations, losses, optimizers, saving, steps, training
 from minirnn.backend import Array
 from minirnn.base import Layer, Shape
 from minirnn.batches import batches
@@ -33,6 +33,9 @@ from minirnn.packing import Mask, full_mask
 from minirnn.summary import summary_table
 from minirnn.text import TextVectorization
 from minirnn.turns import Turns
+
+if TYPE_CHECKING:
+    from minirnn.parallel import Ranks
 
 
 class TrainingParts(NamedTuple):
@@ -303,6 +306,7 @@ class Sequential(Layer):
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+        ranks: Ranks | None = None,
     ) -> History:
         """Train.
 
@@ -324,6 +328,9 @@ class Sequential(Layer):
             checkpoint: a file, or a `Checkpoint`, which says how often as well: there the state of
                 the training is written down every minute and after each epoch. If the file is there
                 already, the training goes on from it, to the same weights as without the break.
+            ranks: `minirnn.parallel.world()`, to train on several processes at once. Each gets its
+                rows of each batch: of arrays, `batch_size` of them; a data set's batches are those
+                of all together.
 
         While it runs, rows of an Embedding at the model's beginning that no batch uses lag behind
         (see optimizers.py); callbacks, other threads that predict with the model or save it, and
@@ -356,6 +363,7 @@ class Sequential(Layer):
             initial_epoch,
             steps_per_epoch,
             checkpoint,
+            ranks=ranks,
         )
 
     def evaluate(
@@ -384,7 +392,7 @@ class Sequential(Layer):
             raise ValueError(f"y: expected one label per row, received {y!r}")
         [(x, y, weight)] = batches(x, y, sample_weight, len(y), vectorizer=self.vectorizer)
         with self.turns.alone(), self.turns.owned(self, "train_on_batch"):
-            return training.train_step(self, x, y, weight, when="train_on_batch")[0]
+            return steps.train_step(self, x, y, weight, when="train_on_batch")[0]
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs of one batch, on the host."""

@@ -32,26 +32,27 @@ from typing import NamedTuple
 import numpy as np
 
 from minirnn import timeloop
-from minirnn.backend import Array, xp
+from minirnn.backend import Array, get_backend, xp
 from minirnn.cells import Cell, State
 from minirnn.checks import whole_number
 from minirnn.packing import Mask, Packing, full_mask
 from minirnn.timeloop import LoopCache
 
-_most_bytes = 2**28
+USUAL_LIMIT = {"numpy": 2**28, "cupy": 2**31}  # a GPU has its memory for this, and loses more time
+_most_bytes: int | None = None
 
 
-def set_history_limit(most_bytes: int) -> None:
+def set_history_limit(most_bytes: int | None) -> None:
     """How much memory the gates and states of one run may take (of one layer, direction and batch)
-    before it is cut into segments: `most_bytes` bytes, 256 MB by default.
+    before it is cut into segments: `most_bytes` bytes. None: 256 MB, on a GPU 2 GB, as at first.
 
     A smaller limit saves memory and costs time; a larger one the other way round.
 
     Raises:
-        ValueError: if it is not a whole number from 1 up.
+        ValueError: if it is neither None nor a whole number from 1 up.
     """
     global _most_bytes
-    _most_bytes = whole_number("most_bytes", most_bytes)
+    _most_bytes = None if most_bytes is None else whole_number("most_bytes", most_bytes)
 
 
 class Segment(NamedTuple):
@@ -79,9 +80,7 @@ class SegmentedRun(NamedTuple):
 
     def last(self, which: int) -> Array:
         """As `LoopCache.last`."""
-        state = xp.empty_like(self.final[which])
-        state[self.packing.order] = self.final[which]
-        return state
+        return in_batch_order(self.final[which], self.packing)
 
 
 def run_steps(
@@ -96,7 +95,7 @@ def run_steps(
 
     every_step: whether somebody wants the output of every step.
     """
-    if bytes_of_history(cell, x) <= _most_bytes:
+    if bytes_of_history(cell, x) <= (_most_bytes or USUAL_LIMIT[get_backend()]):
         return timeloop.run(cell, x, packing, initial_state, drop)
     return run_in_segments(cell, x, packing, initial_state, drop, every_step)
 
@@ -180,10 +179,11 @@ def run_in_segments_backward(
         dx[steps], dstate, of_part = timeloop.run_backward(cell, dstate, inside, part)
         for key, gradient in of_part.items():
             grads[key] = grads[key] + gradient if key in grads else gradient
-    dinitial = tuple(xp.empty_like(d) for d in dstate)
-    for unsorted, d, further in zip(dinitial, dstate, dhistory, strict=True):
-        unsorted[packing.order] = d if further is None else d + further[:B]
-    return dx, dinitial, grads
+    dstate = (
+        d if further is None else d + further[:B]
+        for d, further in zip(dstate, dhistory, strict=True)
+    )
+    return dx, tuple(in_batch_order(d, packing) for d in dstate), grads
 
 
 def _with_no_start(dhistory: Array, steps: slice, B: int) -> Array:
@@ -197,11 +197,13 @@ def whole(cell: Cell, cache: LoopCache | SegmentedRun) -> LoopCache:
     if isinstance(cache, LoopCache):
         return cache
     x, packing, drop, starts, _, _ = cache
+    start = tuple(in_batch_order(state, packing) for state in starts[0])
+    drop = None if drop is None else in_batch_order(drop, packing)
+    return timeloop.run(cell, x, packing, start, drop)
 
-    def unsorted(sorted_rows: Array) -> Array:
-        rows = xp.empty_like(sorted_rows)
-        rows[packing.order] = sorted_rows
-        return rows
 
-    drop = None if drop is None else unsorted(drop)
-    return timeloop.run(cell, x, packing, tuple(map(unsorted, starts[0])), drop)
+def in_batch_order(rows: Array, packing: Packing) -> Array:
+    """(B, U) from the order of the packing, the longest row first, to that of the batch."""
+    unsorted = xp.empty_like(rows)
+    unsorted[packing.order] = rows
+    return unsorted

@@ -228,8 +228,8 @@ class Seq2Seq(Layer):
             y: targets: rows of ids, likewise, without `start` and `end`; 0 is padding.
             sample_weight: (rows,) factors on the loss.
             validation_data: (x, y), (x, y, sample_weight), or a data set.
-            options: callbacks, initial_epoch, steps_per_epoch, checkpoint; these and the rest as in
-                `Sequential.fit`.
+            options: callbacks, initial_epoch, steps_per_epoch, checkpoint, ranks; these and the
+                rest as in `Sequential.fit`.
 
         Raises:
             ValueError: if a target holds `start` or `end`, or padding before an id; else as

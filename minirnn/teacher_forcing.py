@@ -53,10 +53,16 @@ class TeacherForcing:
     def __iter__(self) -> Iterator[Batch]:
         return self.walk()
 
+    def share(self, rank: int, ranks: int) -> TeacherForcing:
+        """The same for one rank; see batches.py."""
+        return TeacherForcing(self.data.share(rank, ranks), self.start, self.end, self.limit)
+
     def described(self) -> dict[str, Any]:
         return self.data.described()
 
-    def taught(self, batch: Batch) -> Batch:
+    def taught(self, batch: Batch | None) -> Batch | None:
+        if batch is None:
+            return None
         x, y, weight = batch
         if y is None:
             raise ValueError(

@@ -1,14 +1,14 @@
 """The training loop: plain functions over a model.
 
-One training step is four lines: forward, loss, backward, optimizer (`train_step`). Around it stand
-the epochs, the running means, the progress bar and the callbacks.
+Around the steps (steps.py) stand the epochs, the validation, the progress bar, the callbacks, and
+the checkpoints.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,219 +19,27 @@ from minirnn.batches import ArrayBatches, Batch, Passes, batches
 from minirnn.callbacks import Callback, History
 from minirnn.checkpoint import Checkpoint, Keeper, Standing
 from minirnn.checks import number, whole_number
-from minirnn.cuda.graph import training_graph
-from minirnn.finite import (
-    NonFiniteError,
-    check_outputs,
-    explain_gradients,
-    explain_loss,
-    loss_and_norms,
-)
-from minirnn.layers.embedding import Embedding, checked_ids
-from minirnn.metrics import Mean
+from minirnn.finite import NonFiniteError, check_outputs, explain_loss
 from minirnn.progress import Progress
+from minirnn.steps import RunningMeans, Steps, test_step
 from minirnn.threads import keep_limits
 from minirnn.turns import View, trains, viewed
 
-# --- one step -------------------------------------------------------------------------------------
+
+def ending_together(fit: Callable[..., History]) -> Callable[..., History]:
+    """`fit`, in which an error on one of several ranks ends all of them."""
+
+    @functools.wraps(fit)
+    def guarded(*arguments: Any, ranks: Any = None, **options: Any) -> History:
+        if ranks is None or ranks.size == 1:
+            return fit(*arguments, **options)
+        with ranks.together():
+            return fit(*arguments, ranks=ranks, **options)
+
+    return guarded
 
 
-def loss_and_gradients(
-    model: Any, x: Any, y: Any, sample_weight: Any = None, training: bool = True
-) -> tuple[Any, dict[str, Any], Any, Any]:
-    """`(loss, grads, out, mask)` of one batch; grads has the keys of `model.params`.
-
-    A softmax or sigmoid at the model's end that belongs to the loss is left out on the way: the
-    loss is computed from the logits, which is exact where probabilities underflow, and whose
-    gradient is just `p - y`. So `out` are predictions before that activation.
-    """
-    body, loss, _, _ = model.training_parts(x)
-    out, caches, mask = body.walk(x, training=training)
-    value, dout = loss.forward(y, out, sample_weight, mask)
-    _, grads = body.backward(dout, caches)
-    return value, grads, out, mask
-
-
-def train_step(
-    model: Any,
-    x: Any,
-    y: Any,
-    sample_weight: Any = None,
-    wait: bool = False,
-    when: str = "this step",
-) -> tuple[float, Any, Any]:
-    """Changes the model's weights by one step; `(loss, out, mask)` from before it.
-
-    Args:
-        wait: let rows of the model's embedding that this batch does not use wait for their drift
-            (see optimizers.py); whoever asks for that calls `model.optimizer.settle()` in the end.
-        when: which step it is, for the error.
-
-    Raises:
-        NonFiniteError: if the loss or a gradient is not finite. Nothing has been changed then.
-    """
-    table = catch_up(model, x) if wait else ()
-    loss, grads, out, mask = loss_and_gradients(model, x, y, sample_weight)
-    body, _, _, params = model.training_parts(x)
-    grads = {key: grads[key] for key in params}
-    loss, *norms = loss_and_norms(loss, grads)
-    if not math.isfinite(loss):
-        raise NonFiniteError(explain_loss(body, x, loss, when))
-    if not all(map(math.isfinite, norms)):
-        clipped = model.optimizer.clipvalue is not None
-        if problem := explain_gradients(body, x, grads, when, clipped):
-            raise NonFiniteError(problem)
-    model.optimizer.apply(params, grads, table)
-    return loss, out, mask
-
-
-def catch_up(model: Any, x: Any) -> tuple[str, ...]:
-    """Bring the rows that this batch looks up up to date, and tell the key of their table.
-
-    Only of a model that begins with an Embedding is it known which rows a batch will look up.
-    """
-    first = model.training_parts(x).body.layers[0]
-    if not isinstance(first, Embedding) or not first.trainable:
-        return ()
-    key = f"{first.name}_embeddings"
-    model.optimizer.catch_up(key, checked_ids(first.name, x, first.input_dim))
-    return (key,)
-
-
-def test_step(model: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
-    """`(loss, out, mask)` of one batch, without training."""
-    body, loss, _, _ = model.training_parts(x)
-    out, _, mask = body.walk(x)
-    return loss(y, out, sample_weight, mask), out, mask
-
-
-class RunningMeans:
-    """The loss and the metrics of a pass, as means over all its samples (real steps, if masked)."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.loss = Mean("loss")
-        self.metrics = copy.deepcopy(model.metrics)  # an evaluation may run inside a training
-        for metric in self.metrics:
-            metric.reset()
-
-    def update(self, loss: float, y: Any, out: Any, sample_weight: Any, mask: Any) -> None:
-        """Take a batch in; `out`, `mask`: what a step gave."""
-        self.loss.update(loss, len(out) if mask is None else int(mask.array.sum()))
-        if not all(metric.ranks_only for metric in self.metrics):
-            out = self.model.training_parts(None).activation(out)
-        for metric in self.metrics:
-            metric.update(y, out, sample_weight, mask)
-
-    def add(self, loss: float, hits: float, rows: float) -> None:
-        """Take in what a graph has added up; all metrics of its model count hits."""
-        for metric, total in [(self.loss, loss), *((metric, hits) for metric in self.metrics)]:
-            metric.add(total, rows)
-
-    def logs(self) -> dict[str, float]:
-        figures = {"loss": self.loss.result()}
-        return figures | {metric.name: metric.result() for metric in self.metrics}
-
-    def state(self) -> list[list[float]]:
-        return [metric.state() for metric in (self.loss, *self.metrics)]
-
-    def restore(self, state: list[list[float]]) -> None:
-        for metric, totals in zip((self.loss, *self.metrics), state, strict=True):
-            metric.restore(*totals)
-
-
-class Steps:
-    """The training steps of an epoch, and the means of what they report.
-
-    A step is `train_step`, or, on a GPU and for the usual models, one launch of a graph (see
-    cuda/graph.py), which does the same without the host waiting for it.
-
-    Args:
-        graph: that of the epoch before, if there was one.
-        one_by_one: whether somebody looks at the model after every step.
-    """
-
-    AHEAD = 256  # steps that may be done before the host asks how they went
-
-    def __init__(self, model: Any, epoch: int, graph: Any = None, one_by_one: bool = False) -> None:
-        self.model, self.epoch, self.one_by_one = model, epoch, one_by_one
-        self.means = RunningMeans(model)
-        self.graph = graph
-        self.begun = False
-        self.done = self.unread = 0
-
-    def train(self, x: Any, y: Any, sample_weight: Any) -> None:
-        """Do one step."""
-        with self.model.turns.alone():
-            self.model.turns.unsettled = self.leave_graph
-            self.step(x, y, sample_weight)
-
-    def step(self, x: Any, y: Any, sample_weight: Any) -> None:
-        if not self.begun:
-            self.begun = True
-            self.model.training_parts(x)
-            self.graph = None if self.one_by_one else training_graph(self.model, self.graph)
-        self.done += 1
-        if self.graph is not None and self.graph.takes(x, y, sample_weight):
-            self.graph.step(x, y)
-            self.unread += 1
-            if self.unread == self.AHEAD:
-                self.read()
-            return
-        self.leave_graph()
-        when = self.when(self.done)
-        loss, out, mask = train_step(self.model, x, y, sample_weight, wait=True, when=when)
-        self.means.update(loss, y, out, sample_weight, mask)
-
-    def read(self) -> None:
-        """Ask how the last steps went."""
-        if not self.unread:
-            return
-        self.unread = 0
-        loss, hits, rows, failed = self.graph.read()
-        self.means.add(loss, hits, rows)
-        if failed is not None:  # since then nothing has changed: so it fails again, and says why
-            self.graph.leave()
-            x, y, steps_ago = failed
-            when = self.when(self.done - steps_ago)
-            train_step(self.model, x, y, when=when)
-            raise NonFiniteError(f"the loss or a gradient was not finite at {when} on the device")
-
-    def when(self, step: int) -> str:
-        return f"epoch {self.epoch + 1}, step {step}"
-
-    def logs(self) -> dict[str, float]:
-        with self.model.turns.alone():
-            self.read()
-            return self.means.logs()
-
-    def leave_graph(self) -> None:
-        """Give back to the model what a graph has learned, if there is one."""
-        if self.graph is not None:
-            self.read()
-            self.graph.leave()
-
-    def settle(self) -> None:
-        """Bring the model and its optimizer up to date."""
-        with self.model.turns.alone():
-            self.leave_graph()
-            self.model.optimizer.settle()
-            self.model.turns.unsettled = None
-
-    def standing(self) -> Standing:
-        """What a checkpoint in the middle of this epoch is to know."""
-        with self.model.turns.alone():
-            self.leave_graph()
-        return Standing(self.epoch, self.done, self.means.state())
-
-    def go_on(self, standing: Standing) -> None:
-        self.done = standing.step
-        self.means.restore(standing.figures)
-
-
-# --- fit, evaluate, predict -----------------------------------------------------------------------
-
-
+@ending_together
 @memory_errors()
 @keep_limits()
 @trains
@@ -251,27 +59,12 @@ def fit(
     initial_epoch: int = 0,
     steps_per_epoch: int | None = None,
     checkpoint: Any = None,
+    ranks: Any = None,
 ) -> History:
     """Train; the arguments are described at `Sequential.fit`."""
     model.require_compiled()
-    if number("validation_split", validation_split) and validation_data is not None:
-        raise ValueError("fit: give validation_split or validation_data, not both")
     data = batches(x, y, sample_weight, batch_size, shuffle, model.vectorizer)
-    validation = None
-    if validation_split:
-        if not isinstance(data, ArrayBatches):
-            raise ValueError("validation_split: goes with arrays only; use take() and skip()")
-        data, validation = data.split(validation_split)
-    elif isinstance(validation_data, (tuple, list)):
-        if len(validation_data) not in (2, 3):
-            raise ValueError(
-                "validation_data: expected (x, y), (x, y, sample_weight) or a data set; received "
-                f"{len(validation_data)} parts"
-            )
-        validation = batches(*validation_data, batch_size=batch_size, vectorizer=model.vectorizer)
-    elif validation_data is not None:
-        validation = batches(validation_data, vectorizer=model.vectorizer)
-
+    data, held_out = held_out_of(data, validation_split, validation_data, model.vectorizer)
     if steps_per_epoch is not None:
         whole_number("steps_per_epoch", steps_per_epoch)
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
@@ -283,77 +76,132 @@ def fit(
     history = History()
     watchers = [history, *callbacks]
     for watcher in watchers:
-        watcher.model = model
+        watcher.model, watcher.first = model, ranks is None or ranks.rank == 0
     model.stop_training = False
+    if ranks is not None:
+        facts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        ranks.begin(model, data, facts | {"checkpoint": checkpoint is not None})
+        data = data.share(ranks.rank, ranks.size)
+        held_out = held_out and held_out.share(ranks.rank, ranks.size)
+        verbose = verbose if ranks.rank == 0 else 0
     passes = Passes(data, steps_per_epoch)
+    validation = None if held_out is None else Passes(held_out)
     keeper = None
     if checkpoint is not None:
-        keeper = Keeper(Checkpoint.of(checkpoint), model, passes, watchers, epochs)
+        given = Checkpoint.of(checkpoint)
+        keeper = Keeper(given, model, passes, validation, watchers, epochs, ranks)
+
     for watcher in watchers:
         watcher.on_train_begin()
     begun = keeper.found(verbose) if keeper is not None else None
     if begun is None:
         begun = Standing(initial_epoch)
+    if ranks is not None:
+        ranks.draw_apart(model)
     with keeper or nullcontext():
-        train_epochs(
-            model, passes, begun, epochs, verbose, watchers, validation, class_weight, keeper
-        )
+        graph = None
+        while begun.epoch < epochs and not begun.stopped:
+            steps = steps_of(model, begun, watchers, keeper, ranks, graph)
+            title = f"Epoch {begun.epoch + 1}/{epochs}"
+            with Progress(title, known_length(passes), verbose) as progress:
+                train_epoch(steps, passes, class_weight, watchers, keeper, progress)
+                logs = steps.logs()
+                if validation is not None:
+                    alone = keeper is not None and ranks is None
+                    with keeper.resting(steps.standing()) if alone else nullcontext():
+                        figures = run_evaluation(View(model), validation.epoch(), None, ranks)
+                    logs |= {f"val_{name}": value for name, value in figures.items()}
+                    validation.next_epoch()
+                progress.finish(logs)
+            for watcher in watchers:
+                watcher.on_epoch_end(begun.epoch, logs)
+            passes.next_epoch()
+            graph = steps.graph
+            stop = keeper is not None and keeper.signal is not None
+            if ranks is not None:
+                stop = ranks.end_epoch(model, stop)
+            begun = Standing(begun.epoch + 1, stopped=model.stop_training)
+            if keeper is not None:
+                keeper.write(begun, stop)
     for watcher in watchers:
         watcher.on_train_end()
     return history
 
 
-def train_epochs(
+def held_out_of(
+    data: Any, validation_split: float, validation_data: Any, vectorizer: Any
+) -> tuple[Any, Any]:
+    """The batches to train on, and those to evaluate after each epoch, or None."""
+    if number("validation_split", validation_split) and validation_data is not None:
+        raise ValueError("fit: give validation_split or validation_data, not both")
+    if validation_split:
+        if not isinstance(data, ArrayBatches):
+            raise ValueError("validation_split: goes with arrays only; use take() and skip()")
+        return data.split(validation_split)
+    if validation_data is None:
+        return data, None
+    if not isinstance(validation_data, (tuple, list)):
+        return data, batches(validation_data, vectorizer=vectorizer)
+    if len(validation_data) not in (2, 3):
+        raise ValueError(
+            "validation_data: expected (x, y), (x, y, sample_weight) or a data set; received "
+            f"{len(validation_data)} parts"
+        )
+    size = data.batch_size if isinstance(data, ArrayBatches) else None
+    return data, batches(*validation_data, batch_size=size, vectorizer=vectorizer)
+
+
+def steps_of(
     model: Any,
-    passes: Passes,
     begun: Standing,
-    epochs: int,
-    verbose: str | int,
     watchers: Sequence[Callback],
-    validation: Any,
-    class_weight: Mapping[int, float] | None,
     keeper: Keeper | None,
-) -> None:
-    """The epochs of `fit`, from where the training stands (`begun`) on."""
-    stepwise = [
-        w for w in watchers if type(w).on_train_batch_end is not Callback.on_train_batch_end
-    ]
-    graph = None
-    while begun.epoch < epochs and not begun.stopped:
-        epoch = begun.epoch
-        steps = Steps(model, epoch, graph, one_by_one=bool(stepwise))
-        if begun.step:
-            steps.go_on(begun)
-        else:
-            for watcher in watchers:
-                watcher.on_epoch_begin(epoch)
-        model.forget_training_parts()
-        with Progress(f"Epoch {epoch + 1}/{epochs}", known_length(passes), verbose) as progress:
-            try:
-                for batch in passes.epoch(steps.done):
-                    steps.train(*prepared(batch, class_weight, model.loss.sparse))
-                    progress.advance(steps)
-                    if stepwise:
-                        steps.settle()
-                    for watcher in stepwise:
-                        watcher.on_train_batch_end(steps.done - 1, steps.logs())
-                    if keeper is not None and keeper.due(steps.done):
-                        keeper.write(steps.standing())
-            finally:
-                steps.settle()
-                graph = steps.graph
-            logs = steps.logs()
-            if validation is not None:
-                with keeper.resting(steps.standing()) if keeper else nullcontext():
-                    figures = run_evaluation(View(model), validation)
-                logs |= {f"val_{name}": value for name, value in figures.items()}
-            progress.finish(logs)
+    ranks: Any,
+    graph: Any,
+) -> Steps:
+    """The steps of an epoch that begins here, or goes on."""
+    if ranks is None:
+        steps = Steps(model, begun.epoch, graph, one_by_one=any(map(is_stepwise, watchers)))
+    else:
+        steps = ranks.steps(model, begun.epoch, keeper)
+    if begun.step:
+        steps.go_on(begun)
+    else:
         for watcher in watchers:
-            watcher.on_epoch_end(epoch, logs)
-        passes.next_epoch()
-        begun = Standing(epoch + 1, stopped=model.stop_training)
-        if keeper is not None:
-            keeper.write(begun)
+            watcher.on_epoch_begin(begun.epoch)
+    model.forget_training_parts()
+    return steps
+
+
+def train_epoch(
+    steps: Steps,
+    passes: Passes,
+    class_weight: Mapping[int, float] | None,
+    watchers: Sequence[Callback],
+    keeper: Keeper | None,
+    progress: Progress,
+) -> None:
+    """Do what is left of the steps of an epoch; the model is up to date then, come what may."""
+    stepwise = list(filter(is_stepwise, watchers))
+    sparse = steps.model.loss.sparse
+    try:
+        for batch in passes.epoch(steps.done):
+            steps.train(*prepared(batch, class_weight, sparse))
+            progress.advance(steps)
+            if stepwise:
+                steps.settle()
+            for watcher in stepwise:
+                watcher.on_train_batch_end(steps.done - 1, steps.logs())
+            if keeper is not None and steps.due(keeper):
+                keeper.write(steps.standing(), steps.stop)
+        steps.end()
+    finally:
+        steps.settle()
+
+
+def is_stepwise(callback: Callback) -> bool:
+    """Whether it wants to know of every step."""
+    return type(callback).on_train_batch_end is not Callback.on_train_batch_end
 
 
 @memory_errors()
@@ -378,9 +226,13 @@ def evaluate(
     return logs
 
 
-def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> dict[str, float]:
+def run_evaluation(
+    view: View, data: Any, progress: Progress | None = None, ranks: Any = None
+) -> dict[str, float]:
     means = RunningMeans(view.model)
     for step, batch in enumerate(data):
+        if batch is None:  # of which this rank has no row
+            continue
         xb, yb, weight = prepared(batch)
         with view(xb) as model:
             loss, out, mask = test_step(model, xb, yb, weight)
@@ -390,6 +242,8 @@ def run_evaluation(view: View, data: Any, progress: Progress | None = None) -> d
         means.update(loss, yb, out, weight, mask)
         if progress is not None:
             progress.advance(means)
+    if ranks is not None:
+        ranks.add_up(means)
     return means.logs()
 
 
@@ -431,9 +285,11 @@ def known_length(data: Any) -> int | None:
 
 
 def prepared(
-    batch: Batch, class_weight: Mapping[int, float] | None = None, sparse: bool = True
+    batch: Batch | None, class_weight: Mapping[int, float] | None = None, sparse: bool = True
 ) -> Batch:
     """The batch, with the class weights multiplied into the sample weights."""
+    if batch is None:  # of which this rank has no row
+        return None, None, None
     x, y, weight = batch
     if y is None:
         raise ValueError("y: training and evaluation need labels; the data set gives none")

@@ -53,8 +53,13 @@ ON_DEVICE = "tests/test_on_device.py"
 GENERATION = "tests/test_generation.py"
 SEQ2SEQ = "tests/test_seq2seq.py"
 VECTORS = "tests/test_vectors.py"
+STREAM = "tests/test_stream.py"
 FUZZ = "tests/test_fuzz.py"
+RANKS = "tests/test_parallel.py"
 CHECKPOINT = "tests/test_checkpoint.py"
+SEGMENTS = "tests/test_segments.py"
+WINDOWS = "tests/test_windows.py"
+FINITE = "tests/test_finite.py"
 
 
 # The tests that compare with other libraries, and the files whose numbers they compare.
@@ -429,6 +434,92 @@ ERRORS = [
         "drop[packing.ranks]",
         "drop[packing.rows]",
         (LOOP,),
+    ),
+    # --- long sequences ---
+    Error(
+        "segments: state not carried over a border",
+        "segments.py",
+        "state = tuple(part.last(k) for k in range(len(state)))",
+        "tuple(part.last(k) for k in range(len(state)))",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: gradient not carried over a border",
+        "segments.py",
+        "dx[steps], dstate, of_part = timeloop",
+        "dx[steps], _, of_part = timeloop",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: the last one forgotten",
+        "segments.py",
+        "starts = range(0, T, size)",
+        "starts = range(0, max(T - size, 1), size)",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: weights learn from one segment alone",
+        "segments.py",
+        "grads[key] = grads[key] + gradient if key in grads else gradient",
+        "grads[key] = gradient",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: run once more without dropout",
+        "segments.py",
+        "        part = timeloop.run(cell, x[steps], plan, state, drop)\n        inside",
+        "        part = timeloop.run(cell, x[steps], plan, state)\n        inside",
+        (SEGMENTS,),
+    ),
+    Error(
+        "segments: a border's states taken for steps",
+        "segments.py",
+        "xp.zeros((B, part.shape[1]), part.dtype), part",
+        "dhistory[steps.start : B + steps.start], part",
+        (SEGMENTS,),
+    ),
+    Error(
+        "windows: state not reset between batches",
+        "windows.py",
+        "                self.model.reset_states()\n                yield",
+        "                yield",
+        (WINDOWS,),
+    ),
+    Error(
+        "windows: those before the last not read",
+        "windows.py",
+        "self.model.walk(x[:, steps], training=True)",
+        "pass",
+        (WINDOWS,),
+    ),
+    # --- numbers that are not finite ---
+    Error(
+        "a gradient that is not finite passes",
+        "steps.py",
+        "if not all(map(math.isfinite, norms)):",
+        "if False:",
+        (FINITE,),
+    ),
+    Error(
+        "gradients are asked from the first layer on",
+        "finite.py",
+        "for layer in reversed(body.layers):",
+        "for layer in body.layers:",
+        (FINITE,),
+    ),
+    Error(
+        "clipping each number hides what is infinite",
+        "finite.py",
+        "    if not broken:\n        if clipped:",
+        "    if True:\n        if clipped:",
+        (FINITE,),
+    ),
+    Error(
+        "hidden NaN is blamed",
+        "finite.py",
+        "if mask is not None and values.ndim == 3",
+        "if False and values.ndim == 3",
+        (FINITE,),
     ),
     # --- packing ---
     Error(
@@ -921,7 +1012,7 @@ ERRORS = [
     ),
     Error(
         "an evaluation inside a training resets its metrics",
-        "training.py",
+        "steps.py",
         "copy.deepcopy(model.metrics)",
         "model.metrics",
         (f"{TRAINING}::test_an_evaluation_inside_a_training_leaves_its_figures_alone",),
@@ -1240,6 +1331,58 @@ ERRORS = [
         "slots = [table[: len(chosen)].copy() for table in self.tables]\n            moved -=",
         (OPTIMIZERS,),
     ),
+    # --- several ranks ---
+    Error(
+        "ranks: shares of differing size count alike",
+        "exchange.py",
+        "xp.multiply(gradient, elements, out=view)",
+        "view[...] = gradient",
+        (f"{RANKS}::test_gradients_are_summed_with_the_weight_of_their_elements",),
+    ),
+    Error(
+        "ranks: rows of one id from two ranks not added up",
+        "exchange.py",
+        "return sum_equal_ids(ids, rows, len(table))",
+        "return RowGradient(ids, rows)",
+        (f"{RANKS}::test_gradients_are_summed_with_the_weight_of_their_elements",),
+    ),
+    Error(
+        "ranks: the sum of means in place of their mean",
+        "shared_steps.py",
+        "share = 1 / max(all_elements, 1)",
+        "share = self.ranks.size / max(all_elements, 1)",
+        (f"{RANKS}::test_several_ranks_train_as_one_process_does",),
+    ),
+    Error(
+        "ranks: each adds up the rows beginning with its own",
+        "exchange.py",
+        "        return all_ids, all_rows\n\n\ndef gather_ids",
+        "        turn = -int(counts[: self.comm.rank].sum())\n"
+        "        return np.roll(all_ids, turn), np.roll(all_rows, turn, axis=0)\n\n\n"
+        "def gather_ids",
+        (f"{RANKS}::test_all_ranks_have_the_same_bits",),
+    ),
+    Error(
+        "ranks: a part of a batch padded to its own longest row",
+        "batches.py",
+        "length=max(map(len, taken), default=0)",
+        "length=max(map(len, taken[part]), default=0)",
+        (f"{RANKS}::test_shares_are_padded_as_the_whole_batch",),
+    ),
+    Error(
+        "ranks: padding drifts on those ranks that have some",
+        "shared_steps.py",
+        "if self.table.mask_zero:",
+        "if False:",
+        (f"{RANKS}::test_all_ranks_have_the_same_bits",),
+    ),
+    Error(
+        "ranks: all draw the same for dropout",
+        "shared_steps.py",
+        "[self.ranks.draws, self.ranks.rank, self.model.optimizer.iterations]",
+        "[self.ranks.draws, 0, self.model.optimizer.iterations]",
+        (f"{RANKS}::test_dropout_draws_differ_between_ranks_steps_and_layers",),
+    ),
     # a training that is broken off and goes on
     Error(
         "a checkpoint forgets the random generator",
@@ -1257,7 +1400,7 @@ ERRORS = [
     ),
     Error(
         "the running means of the epoch begin anew",
-        "training.py",
+        "steps.py",
         "self.means.restore(standing.figures)",
         "pass",
         (CHECKPOINT,),
@@ -1275,6 +1418,57 @@ ERRORS = [
         "self.source.orders = self.orders",
         "pass",
         (CHECKPOINT,),
+    ),
+    # --- streams of files ---
+    Error(
+        "stream: the rest of a batch lost where a block ends",
+        "data/stream.py",
+        "rows = self._rows[self._next :]",
+        "rows = []",
+        (STREAM,),
+    ),
+    Error(
+        "stream: each epoch in the same order",
+        "data/stream.py",
+        "[self.stream.seed, self.epoch, number]",
+        "[self.stream.seed, 0, number]",
+        (STREAM,),
+    ),
+    Error(
+        "stream: a quotation that goes on in the next chunk forgotten",
+        "data/shards.py",
+        "        self._quoted = quoted\n",
+        "        self._quoted = False\n",
+        (STREAM,),
+    ),
+    Error(
+        "stream: a position that tells the batch's row in the wrong block",
+        "data/stream.py",
+        "self._row -= self._of_blocks.popleft()[1]",
+        "self._of_blocks.popleft()",
+        (STREAM,),
+    ),
+    Error(
+        "stream: the last batch shared out like a whole one",
+        "data/stream.py",
+        "range(first + n * rank // ranks, first + n * (rank + 1) // ranks)",
+        "range(*slice(first + rank * self.stream.batch_size, first + (rank + 1) *"
+        " self.stream.batch_size).indices(first + n))",
+        (STREAM,),
+    ),
+    Error(
+        "stream: an array_record row gets the record of another",
+        "data/shards.py",
+        "own.sort(key=lambda place: rows[place][1])",
+        "own.sort()",
+        (STREAM,),
+    ),
+    Error(
+        "stream: the ids of all texts kept",
+        "batches.py",
+        'self.room = 0 if hasattr(source, "walk") else REMEMBERED_BYTES',
+        "self.room = REMEMBERED_BYTES",
+        (STREAM,),
     ),
     # --- bad input ---
     Error(

@@ -9,7 +9,7 @@ import pytest
 def leave_kernels_out(monkeypatch):
     """The cells then do their steps themselves, by calls of CuPy's functions."""
     monkeypatch.setattr("minirnn.cuda.loops.loops", lambda cell, dtype: None)
-    monkeypatch.setattr("minirnn.training.training_graph", lambda model, before: None)
+    monkeypatch.setattr("minirnn.steps.training_graph", lambda model, before: None)
 
 
 @pytest.fixture

@@ -25,8 +25,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirnn.data import tfds_source
-from minirnn.data.ag_news import CLASS_NAMES, NewsDataError, Rows, load, read_csv, write_csv
+from minirnn.data import Stream, tfds_source
+from minirnn.data.ag_news import (
+    CLASS_NAMES,
+    NewsDataError,
+    Rows,
+    load,
+    load_for_streaming,
+    read_csv,
+    write_csv,
+)
 
 
 def make_rows(count, seed=0):
@@ -363,6 +371,20 @@ def test_a_copy_that_does_not_fit_is_made_again(cached):
         assert tfds_source._read_copy(prepared) is None, name
         assert as_tuples(load("tfds").test) == as_tuples(first.test), name
         assert as_tuples(tfds_source._read_copy(prepared)[1]) == as_tuples(first.test), name
+
+
+def test_what_tfds_has_prepared_streams_and_is_the_same(cached):
+    data = load("tfds")
+    files, streamed = load_for_streaming("tfds")
+    assert [path.parent for path in files] == [tfds_source.prepared_folder()]
+    assert sorted(as_tuples(streamed.test)) == sorted(as_tuples(make_rows(31, seed=1)))
+    assert len(streamed.train) == 0
+    rows = [
+        (text, label)
+        for texts, labels, _ in Stream(files, 100, 50, seed=1)
+        for text, label in zip(texts, labels.tolist(), strict=True)
+    ]
+    assert sorted(rows) == sorted(zip(data.train.texts(), data.train.labels.tolist(), strict=True))
 
 
 def test_without_a_place_for_the_copy_all_else_works(cached, monkeypatch):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from minirnn.bench import compare, limits, more
+from minirnn.bench import compare, limits, more, scale
 from minirnn.bench.lessons import LESSONS, batches_of, load
 from minirnn.bench.worker import load_batches, save_batches
 from minirnn.cli import main
@@ -94,3 +94,46 @@ def test_the_command_writes_its_figures(tmp_path, capsys, monkeypatch):
 def test_an_unknown_part_is_named(capsys):
     assert main(["bench", "speed", "--data", "sample"]) == 2
     assert "there is no part speed; known: steps, inference" in capsys.readouterr().err
+
+
+# --- many ranks -----------------------------------------------------------------------------------
+
+
+def test_a_sum_over_many_ranks_takes_the_faster_of_two_ways():
+    wire = scale.Wire(1e-6, 1e-9)
+    assert wire.sum(1, 1e6) == 0
+    assert wire.sum(8, 8) == pytest.approx(3 * (1e-6 + 8e-9))
+    assert wire.sum(8, 1e6) == pytest.approx(6e-6 + 2e-3 * 7 / 8)
+    assert wire.gather(4, 1000) == pytest.approx(6e-6 + 3e-6)
+
+
+def test_all_wait_for_the_slowest():
+    assert scale.slowest([1.0, 2.0, 3.0], 1) == pytest.approx(2.0)
+    assert scale.slowest([1.0, 3.0], 2) == pytest.approx(0.25 * 1 + 0.75 * 3)
+    assert scale.slowest([3.0, 1.0, 2.0], 10_000) == pytest.approx(3.0)
+
+
+def test_what_was_measured_grows_on_as_a_power():
+    union = scale.grown({1: {"union": 5}, 4: {"union": 20}, 16: {"union": 40}}, "union")
+    assert union(4) == 20
+    assert union(64) == pytest.approx(80)
+
+
+@pytest.mark.slow
+def test_two_ranks_are_measured_and_more_are_modelled(sample, capsys):
+    pytest.importorskip("mpi4py.MPI", reason="needs MPI: minirnn[mpi]")
+    if scale.mpiexec() is None:
+        pytest.skip("needs mpiexec: minirnn[mpi]")
+    results = scale.run(sample, ["rnn-title"], count=3, rounds=1)
+    found = results["models"]["rnn-title"]
+    assert found["measured"][2]["bytes"]["start_sum"] > 4 * (64 * 16 + 16 * 16)
+    assert found["measured"][2]["bytes"]["gather_rows"] > 100 * 4 * 65 / 3
+    assert [entry["ranks"] for entry in found["model"]] == list(scale.RANKS)
+    assert all(e["here"]["step"] > 0 for e in found["model"])
+    shown = scale.table(json.loads(json.dumps(results), object_hook=with_numbers))
+    assert "| 1,024 |" in shown and "Assumptions:" in shown
+
+
+def with_numbers(entry):
+    """JSON's keys are texts."""
+    return {int(key) if key.isdecimal() else key: value for key, value in entry.items()}

@@ -75,42 +75,37 @@ def everything(model):
     return parts, minirnn.backend.generator_state()
 
 
-def fit(make, path, data, crash_at=None, monkeypatch=None, **options):
+def fit(make, path, data, monkeypatch, crash_at=None, validation=None, **options):
     """One process's part of a training; `crash_at`: the power goes in this step of it."""
     model = make()
-    step = minirnn.training.train_step
-    if crash_at is not None:
-        steps = itertools.count(1)
+    step, steps = minirnn.steps.train_step, itertools.count(1)
 
-        def failing(*arguments, **more):
-            if next(steps) == crash_at:
-                raise Crash
-            return step(*arguments, **more)
+    def failing(*arguments, **more):
+        if next(steps) == crash_at:
+            raise Crash
+        return step(*arguments, **more)
 
-        monkeypatch.setattr(minirnn.training, "train_step", failing)
     given = {"epochs": EPOCHS, "verbose": 0} | options
-    try:
-        x, y = data()
-        more = {"batch_size": BATCH} if y is not None else {}
-        history = model.fit(x, y, **more, checkpoint=path and Checkpoint(path, steps=1), **given)
-    finally:
-        monkeypatch.undo()
+    if validation is not None:
+        given["validation_data"] = validation()
+    x, y = data()
+    more = {"batch_size": BATCH} if y is not None else {}
+    checkpoint = None if path is None else Checkpoint(path, steps=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(minirnn.steps, "train_step", failing)
+        history = model.fit(x, y, **more, checkpoint=checkpoint, **given)
     return model, history
 
 
 def check(make, tmp_path, monkeypatch, data=rows, callbacks=list, crashes=None, **options):
     """Crash at each of the steps, and compare with a training that knows no checkpoints."""
-    whole, history = fit(
-        make, None, data, monkeypatch=monkeypatch, callbacks=callbacks(), **options
-    )
+    whole, history = fit(make, None, data, monkeypatch, callbacks=callbacks(), **options)
     for crash_at in crashes or (1, 2, 8, 9, STEPS // 2, STEPS):
         path = tmp_path / f"{crash_at}.ckpt"
         with pytest.raises(Crash):
-            fit(make, path, data, crash_at, monkeypatch, callbacks=callbacks(), **options)
+            fit(make, path, data, monkeypatch, crash_at, callbacks=callbacks(), **options)
         assert path.exists() == (crash_at > 1)
-        model, again = fit(
-            make, path, data, monkeypatch=monkeypatch, callbacks=callbacks(), **options
-        )
+        model, again = fit(make, path, data, monkeypatch, callbacks=callbacks(), **options)
         assert everything(model) == everything(whole), f"after a crash in step {crash_at}"
         assert again.history == history.history
         assert again.epoch == history.epoch
@@ -163,6 +158,27 @@ def test_a_stateful_layer(tmp_path, monkeypatch):
     check(make, tmp_path, monkeypatch, data, shuffle=False, crashes=[3, 8, 15])
 
 
+@pytest.mark.parametrize("at_each_step", [False, True])
+def test_windows(at_each_step, tmp_path, monkeypatch):
+    """In the middle of rows, too: the states that they are in go along."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(12, 9, 2)).astype("float32")
+    y = random.normal(size=(12, 9, 1) if at_each_step else (12, 1)).astype("float32")
+    models = []
+
+    def make():
+        minirnn.set_random_seed(3)
+        layer = GRU(3, stateful=True, return_sequences=at_each_step, dropout=0.1)
+        models.append(minirnn.Sequential([minirnn.Input((None, 2)), layer, Dense(1)]))
+        models[-1].compile("adam", "mse")
+        return models[-1]
+
+    def data():
+        return minirnn.Windows(models[-1], x, y, window=4, batch_size=5), None
+
+    check(make, tmp_path, monkeypatch, data, crashes=[2, 3, 5, 6, 8])
+
+
 @pytest.mark.parametrize("steps", [None, 3, 11])
 def test_a_data_set(steps, tmp_path, monkeypatch):
     """With orders of its own, and read ahead."""
@@ -173,6 +189,16 @@ def test_a_data_set(steps, tmp_path, monkeypatch):
         return pairs.prefetch(2), None
 
     check(rnn, tmp_path, monkeypatch, data, steps_per_epoch=steps, crashes=[2, 4, 8, 9])
+
+
+def test_validation_on_a_data_set_that_is_shuffled(tmp_path, monkeypatch):
+    """Its figures depend on the order, here on which rows there are."""
+
+    def validation():
+        x, y = rows(4)
+        return Dataset.from_tensor_slices((x, y)).shuffle(9).batch(7).take(2)
+
+    check(rnn, tmp_path, monkeypatch, validation=validation, crashes=[2, 9, 17])
 
 
 def test_arrays_in_epochs_of_a_set_number_of_steps(tmp_path, monkeypatch):
@@ -291,16 +317,16 @@ def test_the_batch_size_may_change(tmp_path, monkeypatch):
     """The rows that were had are not had again."""
     path = tmp_path / "c"
     with pytest.raises(Crash):
-        fit(rnn, path, rows, 4, monkeypatch)
+        fit(rnn, path, rows, monkeypatch, 4)
     x, y = rows()
     seen = []
-    inner = minirnn.training.train_step
+    inner = minirnn.steps.train_step
 
     def spy(model, x, *arguments, **options):
         seen.append(len(x))
         return inner(model, x, *arguments, **options)
 
-    monkeypatch.setattr(minirnn.training, "train_step", spy)
+    monkeypatch.setattr(minirnn.steps, "train_step", spy)
     rnn().fit(x, y, 10, 1, verbose=0, checkpoint=path)
     assert seen == [10, 10, 2]
 

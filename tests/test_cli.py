@@ -162,14 +162,14 @@ def test_train_goes_on_from_a_checkpoint(capsys, monkeypatch, tmp_path):
     """Interrupted in step 5, and started once more with the same command."""
     wanted = [*QUICK, "--checkpoint", str(tmp_path / "c"), "--checkpoint-every", "2"]
     assert cli.main([*QUICK, "--save", str(tmp_path / "whole.mrnn")]) == 0
-    step, steps = minirnn.training.train_step, itertools.count(1)
+    step, steps = minirnn.steps.train_step, itertools.count(1)
 
     def interrupted(*arguments, **options):
         if next(steps) == 5:
             signal.raise_signal(signal.SIGINT)
         return step(*arguments, **options)
 
-    monkeypatch.setattr(minirnn.training, "train_step", interrupted)
+    monkeypatch.setattr(minirnn.steps, "train_step", interrupted)
     assert cli.main(wanted) == 130
     assert capsys.readouterr().err.startswith("minirnn: stopped at epoch 1, step 5; all is saved")
     monkeypatch.undo()

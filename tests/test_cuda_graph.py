@@ -15,11 +15,12 @@ from minirnn.bench.lessons import LESSONS, batches_of, load
 from minirnn.cuda import loops
 from minirnn.cuda.graph import MOST_ROWS, MOST_STEPS, training_graph
 from minirnn.data import Dataset
+from minirnn.finite import NonFiniteError
 from minirnn.layers import GRU, LSTM, Bidirectional, Dense, Dropout, Embedding, SimpleRNN
 from minirnn.models import Sequential
 from minirnn.optimizers import Adam
+from minirnn.steps import train_step
 from minirnn.text import pad_rows
-from minirnn.training import NonFiniteError, train_step
 
 pytestmark = pytest.mark.skipif(
     not cuda_emulator.has_compiler(), reason=f"needs a C++ compiler ({cuda_emulator.COMPILER})"
@@ -256,7 +257,7 @@ def test_without_a_bias_in_the_last_layer_and_without_metrics():
 
 
 def test_many_steps_are_asked_about_now_and_then(monkeypatch):
-    monkeypatch.setattr("minirnn.training.Steps.AHEAD", 3)
+    monkeypatch.setattr("minirnn.steps.Steps.AHEAD", 3)
     assert agree(lambda: classifier("simple rnn"), *rows_of_text(40, 4), batch_size=2)["plan"] == 40
 
 

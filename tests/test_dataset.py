@@ -730,6 +730,5 @@ def test_a_replay_that_finds_fewer_batches_than_were_had():
 
     walk = Replay(shuffled(1))
     next(walk), next(walk), next(walk)
-    shorter = Replay(shuffled(1).take(2), **walk.position())
     with pytest.raises(ValueError, match="expected at least 3 batches, as before; found 2"):
-        next(shorter)
+        Replay(shuffled(1).take(2), **walk.position())

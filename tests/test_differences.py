@@ -502,7 +502,7 @@ def test_options_of_text():
 
 
 def test_loss_not_finite():
-    """the loss becomes NaN or infinite"""
+    """the loss or a gradient becomes NaN or infinite"""
     x, y = rows()
     model = classifier(Dense(4, name="first"))
     model.train_on_batch(x, y)
@@ -513,6 +513,18 @@ def test_loss_not_finite():
         model.fit(x, y, verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         assert np.array_equal(one, other, equal_nan=True)
+
+
+def test_evaluating_what_is_not_finite():
+    """`evaluate` or `predict` meets NaN"""
+    x, y = rows()
+    model = classifier(Dense(4, name="first"))
+    model.train_on_batch(x, y)
+    model.layers[0].params["bias"][0] = np.nan
+    with pytest.raises(NonFiniteError, match="evaluation, batch 1;.* bias of layer 'first'"):
+        model.evaluate(x, y, verbose=0)
+    with pytest.raises(NonFiniteError, match="row 0 of x holds nan;.* bias of layer 'first'"):
+        model.predict(x)
 
 
 def test_fit_on_a_generator():

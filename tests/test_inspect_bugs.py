@@ -17,7 +17,7 @@ from minirnn.inspect import bugs
 from minirnn.inspect.gallery import BUGS
 from minirnn.layers import GRU, LSTM, Dense, Embedding, SimpleRNN, bidirectional
 from minirnn.layers import LSTMCell as LSTMCellLayer
-from minirnn.training import loss_and_gradients
+from minirnn.steps import loss_and_gradients
 
 EVERY = pytest.mark.parametrize("name", BUGS)
 

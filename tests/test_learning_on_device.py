@@ -13,7 +13,7 @@ from model_cases import CLASSES, ids, labels, make
 from recurrent_cases import masks_of_every_kind
 from strict_cupy import counted, installed, no_sync
 
-from minirnn import Sequential, losses, metrics, optimizers, training
+from minirnn import Sequential, losses, metrics, optimizers, steps
 from minirnn.backend import to_device
 from minirnn.base import RowGradient
 from minirnn.layers import (
@@ -180,9 +180,9 @@ def test_a_step_moves_the_batch_in_and_the_loss_out(name, either_loop):
         model = Sequential([*layers(), Dense(CLASSES, activation="softmax")])
         model.build()
         model.compile("adam", "sparse_categorical_crossentropy", ["acc"])
-        training.train_step(model, x, y, wait=True)
+        steps.train_step(model, x, y, wait=True)
         with counted() as counts:
-            training.train_step(model, x, y, wait=True)
+            steps.train_step(model, x, y, wait=True)
     assert counts.h2d == (with_kernels if either_loop == "kernels" else with_cells)
     assert (counts.d2h, counts.syncs) == (1, 1)  # the loss, to see that it is finite
 
@@ -191,10 +191,10 @@ def test_a_step_moves_the_batch_in_and_the_loss_out(name, either_loop):
 def test_nothing_in_a_step_waits_for_the_device():
     with installed():
         model, x, y = make("bidirectional")
-        training.train_step(model, x, y)
-        means = training.RunningMeans(model)
+        steps.train_step(model, x, y)
+        means = steps.RunningMeans(model)
         with no_sync():
-            loss, grads, out, mask = training.loss_and_gradients(model, x, y)
+            loss, grads, out, mask = steps.loss_and_gradients(model, x, y)
             means.update(0.0, y, out, None, mask)
             with counted() as counts:
                 model.optimizer.apply(model.params, grads)
@@ -218,9 +218,9 @@ def test_the_number_of_launches_does_not_grow_with_the_vocabulary_or_the_rows(ei
         model.compile("adam", "mse")
         x = np.tile(np.arange(1, 8), (rows, 1))
         y = np.zeros((rows, 2))
-        training.train_step(model, x, y)
+        steps.train_step(model, x, y)
         with counted() as counts:
-            training.train_step(model, x, y)
+            steps.train_step(model, x, y)
         return counts.ops
 
     with installed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import queue
 import threading
 import time
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from minirnn import lines
 from minirnn.lines import LineError, batches_of, batches_of_lines
+
+PATIENCE = 10  # seconds, after which what has not come does not come
 
 
 class Dribble(io.RawIOBase):
@@ -138,18 +141,23 @@ def test_full_batches_from_a_file(tmp_path):
 
 def test_a_line_is_not_kept_waiting_for_others():
     reader, writer = os.pipe()
+    answers = queue.Queue()
     with open(reader, "rb") as file, open(writer, "wb", buffering=0) as pipe:
-        batches = batches_of_lines(file)
-        for text in (b"one", b"two", b""):
-            pipe.write(text + b"\n")
-            assert next(batches) == [text.decode()]
-        pipe.write(b"three\nfour\nfi")
-        assert next(batches) == ["three", "four"]
-        pipe.write(b"ve\n")
-        assert next(batches) == ["five"]
-        pipe.write(b"six")
-        pipe.close()
-        assert list(batches) == [["six"]]
+        thread = threading.Thread(target=lambda: list(map(answers.put, batches_of_lines(file))))
+        thread.start()
+        try:
+            for text in (b"one", b"two", b""):
+                pipe.write(text + b"\n")
+                assert answers.get(timeout=PATIENCE) == [text.decode()]
+            pipe.write(b"three\nfour\nfi")
+            assert answers.get(timeout=PATIENCE) == ["three", "four"]
+            pipe.write(b"ve\n")
+            assert answers.get(timeout=PATIENCE) == ["five"]
+            pipe.write(b"six")
+        finally:
+            pipe.close()
+            thread.join(PATIENCE)
+    assert answers.get(timeout=PATIENCE) == ["six"] and answers.empty()
 
 
 def test_a_batch_is_not_cut_short_by_a_breath():

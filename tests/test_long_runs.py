@@ -83,12 +83,12 @@ def of(kind, model):
 @pytest.mark.parametrize("kind", ["train_on_batch", "predict", "evaluate"])
 def test_steps_of_changing_shapes_leave_nothing_behind(kind):
     """Twenty bytes a step would show."""
-    assert growth(of(kind, make()), times=600, warm_up=300) < 5_000
+    assert growth(of(kind, make()), times=400, warm_up=200) < 5_000
 
 
 def test_a_leak_would_show():
     kept = []
-    assert growth(lambda k: kept.append(bytes(20)), times=600, warm_up=300) > 10_000
+    assert growth(lambda k: kept.append(bytes(20)), times=400, warm_up=200) > 8_000
 
 
 def test_one_long_fit_leaves_nothing_behind():
@@ -154,7 +154,7 @@ def test_models_made_trained_and_dropped_leave_nothing_behind():
         model.fit(*data, batch_size=5, verbose=0)
         model.predict(data[0])
 
-    assert growth(action, times=120, warm_up=60) < 10_000
+    assert growth(action, times=80, warm_up=40) < 10_000
     gc.collect()
     assert len(turns._all_known()) < 30  # those that other tests keep
 
@@ -179,7 +179,7 @@ def test_training_that_is_broken_off_leaves_nothing_behind(error):
         with pytest.raises(error):
             model.predict(data)
 
-    assert growth(action, times=120, warm_up=60) < 10_000
+    assert growth(action, times=80, warm_up=40) < 10_000
     assert model.turns.writer is None and not model.turns.readers and model.turns.owner is None
     assert not threads._keeping and not threads.ONE_BLAS_THREAD.inside
     model.fit(*batch(1), verbose=0)
@@ -195,7 +195,7 @@ def test_abandoned_readers_end_their_threads():
         if k % 2:
             reader.close()
 
-    assert growth(action, times=120, warm_up=60) < 10_000
+    assert growth(action, times=80, warm_up=40) < 10_000
     gc.collect()
     for thread in threading.enumerate():
         if thread.name == "minirnn-prefetch":

@@ -52,7 +52,7 @@ from minirnn.layers import (
     TimeDistributed,
 )
 from minirnn.packing import Mask
-from minirnn.training import loss_and_gradients
+from minirnn.steps import loss_and_gradients
 
 every_stack = pytest.mark.parametrize("name", STACKS)
 

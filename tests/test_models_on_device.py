@@ -23,6 +23,7 @@ from minirnn import (
 from minirnn.backend import to_host
 from minirnn.callbacks import EarlyStopping, ModelCheckpoint
 from minirnn.cli import main
+from minirnn.finite import NonFiniteError
 from minirnn.gradcheck import gradcheck
 from minirnn.layers import (
     GRU,
@@ -38,7 +39,6 @@ from minirnn.layers import (
 from minirnn.losses import SparseCategoricalCrossentropy
 from minirnn.optimizers import Adam
 from minirnn.schedules import CosineDecay
-from minirnn.training import NonFiniteError
 
 pytestmark = pytest.mark.usefixtures("loops_that_run_here")
 either_loop = pytest.mark.usefixtures("either_loop")

@@ -43,12 +43,11 @@ flags = st.booleans()
 
 @contextlib.contextmanager
 def limit(most_bytes):
-    before = segments._most_bytes
     minirnn.set_history_limit(most_bytes)
     try:
         yield
     finally:
-        segments._most_bytes = before
+        minirnn.set_history_limit(None)
 
 
 def both_passes(layer, x, mask, dy_seed, most_bytes, **given):
@@ -208,10 +207,18 @@ def test_the_limit_is_on_what_a_run_keeps(kind):
             assert isinstance(layer.forward(x)[1].loop, kind_of_run)
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 1.5, "1 GB", None, True])
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "1 GB", True])
 def test_the_limit_is_a_number_of_bytes(wrong):
     with pytest.raises(ValueError, match="most_bytes: expected a positive whole number"):
         minirnn.set_history_limit(wrong)
+
+
+def test_the_usual_limit(monkeypatch):
+    layer = built("gru", np.random.default_rng(8))
+    x = np.zeros((4, 9, 2))
+    assert isinstance(layer.forward(x)[1].loop, LoopCache)
+    monkeypatch.setitem(segments.USUAL_LIMIT, "numpy", 100)
+    assert isinstance(layer.forward(x)[1].loop, SegmentedRun)
 
 
 # --- whole models ---------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ from minirnn.layers import (
     OneHot,
     SimpleRNN,
 )
+from minirnn.steps import loss_and_gradients
 from minirnn.teacher_forcing import Pairs, one_step_behind
 from minirnn.text import pad_rows
-from minirnn.training import loss_and_gradients
 
 SOURCE, TARGET, START, END = 11, 7, 5, 6  # ids of each side; the last two of the target's
 

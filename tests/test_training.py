@@ -42,7 +42,7 @@ from minirnn.layers import (
     SimpleRNN,
     TimeDistributed,
 )
-from minirnn.training import loss_and_gradients
+from minirnn.steps import loss_and_gradients
 
 every_stack = pytest.mark.parametrize("name", STACKS)
 

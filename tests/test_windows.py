@@ -21,7 +21,7 @@ from minirnn.layers import (
     TextVectorization,
 )
 from minirnn.optimizers import SGD
-from minirnn.training import loss_and_gradients
+from minirnn.steps import loss_and_gradients
 
 FEATURES, CLASSES = 2, 3
 

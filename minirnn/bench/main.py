@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.bench import compare, gpu, limits, more
+from minirnn.bench import compare, gpu, limits, more, scale
 from minirnn.bench.lessons import LESSONS, batches_of, load
 from minirnn.data import ag_news
 
@@ -26,7 +26,10 @@ PARTS = (
     "memory",
     "throughput",
     "gpu",
+    "scale",
 )
+
+TABLES = {"gpu": gpu.table, "scale": scale.table}  # of the others, the figures are shown
 
 
 def machine() -> dict[str, Any]:
@@ -81,11 +84,12 @@ def run(args: argparse.Namespace) -> int:
         "memory": lambda: {"padding": more.padding(data, args.rounds), "MB": more.memory(data)},
         "throughput": lambda: more.throughput(data),
         "gpu": lambda: gpu.run(data, args.models, args.batches),
+        "scale": lambda: scale.run(data, args.models, min(args.batches, 60), args.rounds),
     }
     for part in parts:
         results[part] = tasks[part]()
-        if part == "gpu":
-            print(gpu.table(results[part]))
+        if part in TABLES:
+            print(TABLES[part](results[part]), flush=True)
         elif part not in ("steps", "inference"):
             print(json.dumps({part: results[part]}, indent=1, ensure_ascii=False), flush=True)
     if args.json is not None:

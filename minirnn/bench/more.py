@@ -153,7 +153,7 @@ def throughput(data: Any) -> dict[str, float]:
 
 
 PHASES = (
-    ("lookup", ("embedding.py:forward", "training.py:catch_up")),
+    ("lookup", ("embedding.py:forward", "steps.py:catch_up")),
     ("packing", ("packing.py:__init__",)),
     ("input product", ("cells.py:project",)),
     ("loop forwards", ("cells.py:steps", "compiled_loops.py:steps")),

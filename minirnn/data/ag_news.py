@@ -11,14 +11,26 @@ https://arxiv.org/abs/1509.01626. AG News is given for research and other non-co
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from minirnn.data import sample, tfds_source
-from minirnn.data.rows import CLASS_NAMES, NewsDataError, Rows, read_csv, write_csv
+from minirnn.data.rows import CLASS_NAMES, NewsDataError, Rows, news, read_csv, write_csv
+from minirnn.data.shards import find_shards, kind_of
+from minirnn.data.stream import Stream
 
-__all__ = ["CLASS_NAMES", "NewsData", "NewsDataError", "Rows", "load", "read_csv", "write_csv"]
+__all__ = [
+    "CLASS_NAMES",
+    "NewsData",
+    "NewsDataError",
+    "Rows",
+    "load",
+    "load_for_streaming",
+    "read_csv",
+    "write_csv",
+]
 
 ENVIRONMENT_VARIABLE = "MINIRNN_AG_NEWS"
 
@@ -27,8 +39,9 @@ ENVIRONMENT_VARIABLE = "MINIRNN_AG_NEWS"
 class NewsData:
     """A training and a test split, and where they come from.
 
-    source: "csv", "tfds" or "sample". description: one sentence that says which data this is, to
-    be shown with every number that comes from it.
+    source: "csv", "tfds", "sample", or "stream", where `train` is empty, as its rows stay in files.
+    description: one sentence that says which data this is, to be shown with every number that comes
+    from it.
     """
 
     train: Rows
@@ -69,6 +82,55 @@ def load(
     if source == "tfds":
         return _from_tfds(data_dir)
     return _from_csv(source, "The data source")
+
+
+def load_for_streaming(where: str | os.PathLike | None) -> tuple[list[Path], NewsData]:
+    """The files of the training rows, for `Stream`, and the test rows, which are read.
+
+    where: a folder that holds train.csv and test.csv, or shards of them (train-00000.csv,
+        train-00000.array_record, or what tfds has prepared); a pattern of the training files, with
+        test files in the same folder; "tfds": where tfds prepares; or None: the folder in the
+        environment variable MINIRNN_AG_NEWS.
+
+    Raises NewsDataError if there are no such files, or a test row is wrong.
+    """
+    place = where or os.environ.get(ENVIRONMENT_VARIABLE)
+    if place == "tfds":
+        place = tfds_source.prepared_folder()
+    if place in (None, "", "sample"):
+        raise NewsDataError(
+            "Rows stream from files: expected a folder that holds train.csv and test.csv or shards "
+            f"of them, or a pattern such as 'news/train-*.csv'; received {where!r}."
+        )
+    place = Path(place).expanduser()
+    train = _files(place, "train") if place.is_dir() else [s.path for s in find_shards(place)]
+    test = _files(train[0].parent, "test")
+    both = set(train) & set(test)
+    if both:
+        raise NewsDataError(f"{place}: expected training files alone, found {min(both)}, too.")
+    rows = [row for rows, _, _ in Stream(test, 1024, None, 0, _row) for row in rows]
+    labels, titles, descriptions = map(list, zip(*rows, strict=True))
+    description = (
+        f"AG News from files in {train[0].parent}: training rows stream from {len(train):,} "
+        f"file{'s' * (len(train) > 1)}, and {len(rows):,} test rows."
+    )
+    test_rows = Rows(titles, descriptions, labels)
+    return train, NewsData(Rows([], [], []), test_rows, "stream", description)
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    named = re.compile(rf"(.*-)?{split}(?![a-z])")
+    files = [path for path in folder.iterdir() if kind_of(path) and named.match(path.name)]
+    if not files:
+        raise NewsDataError(
+            f"{folder} holds no file of {split} rows. Expected {split}.csv, or shards such as "
+            f"{split}-00000.csv or {split}-00000.array_record."
+        )
+    return sorted(files)
+
+
+def _row(fields: list[str]) -> tuple[tuple[int, str, str], int]:
+    return news(fields), 0
 
 
 def _from_csv(folder: str | os.PathLike, who: str) -> NewsData:

@@ -22,6 +22,10 @@ class NewsDataError(ValueError):
     """News rows cannot be had from where they were asked for; the message says what to do."""
 
 
+class WrongRow(NewsDataError):
+    """A row that is no news; the message says why, and who reads a file adds where it stands."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """News rows, column by column.
@@ -77,6 +81,24 @@ class Rows:
         ]
 
 
+def news(fields: Sequence[str]) -> tuple[int, str, str]:
+    """`(label, title, description)` of the fields of a row; labels begin at 0.
+
+    Raises:
+        WrongRow: for another number of fields, or another class.
+    """
+    try:
+        label, title, description = fields
+        return _LABEL_OF[label], title, description
+    except KeyError:
+        found = f"the class {fields[0]!r}"
+        expected = f"Expected 1 to {len(CLASS_NAMES)}: {_FORMAT}."
+    except ValueError:
+        found = f"a row of {len(fields)} field{'s' * (len(fields) != 1)}"
+        expected = f"Expected 3 fields: {_FORMAT}."
+    raise WrongRow(f"{found}. {expected}")
+
+
 def read_csv(path: str | os.PathLike) -> Rows:
     """Read one split as AG News publishes it: `"class 1-4","title","description"`.
 
@@ -96,11 +118,8 @@ def read_csv(path: str | os.PathLike) -> Rows:
             reader = csv.reader(file, strict=True)
             for row in reader:
                 if row:
-                    try:
-                        label, title, description = row
-                        labels.append(_LABEL_OF[label])
-                    except (ValueError, KeyError):
-                        raise _wrong_row(path, line, row) from None
+                    label, title, description = news(row)
+                    labels.append(label)
                     titles.append(title)
                     descriptions.append(description)
                 line = reader.line_num + 1
@@ -111,21 +130,13 @@ def read_csv(path: str | os.PathLike) -> Rows:
             f"{path}, the row that begins in line {line}: {error}. Expected {_FORMAT}, "
             'with every " inside a field doubled.'
         ) from None
+    except WrongRow as error:
+        raise NewsDataError(f"{path}, line {line}: {error}") from None
     except OSError as error:
         raise NewsDataError(f"Cannot read {path}: {error.strerror or error}.") from error
     if not labels:
         raise NewsDataError(f"{path}, line 1: the file holds no row. Expected {_FORMAT}.")
     return Rows(titles, descriptions, np.array(labels, dtype=np.int32))
-
-
-def _wrong_row(path: Path, line: int, row: Sequence[str]) -> NewsDataError:
-    if len(row) != 3:
-        found = f"a row of {len(row)} field{'s' * (len(row) != 1)}"
-        expected = f"Expected 3 fields: {_FORMAT}."
-    else:
-        found = f"the class {row[0]!r}"
-        expected = f"Expected 1 to {len(CLASS_NAMES)}: {_FORMAT}."
-    return NewsDataError(f"{path}, line {line}: {found}. {expected}")
 
 
 def _wrong_encoding(path: Path) -> NewsDataError:

@@ -13,6 +13,7 @@ the stock builder of `ag_news_subset`, this module
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -22,6 +23,7 @@ import shutil
 import tarfile
 import tempfile
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +231,25 @@ def _prepared_rows(tfds, builder, split: str):
             "with TensorFlow. Install TensorFlow, or prepare AG News in another folder: set "
             "TFDS_DATA_DIR to it. Or delete this one, so that it is prepared anew."
         )
+
+
+@functools.lru_cache(maxsize=4)
+def record_decoder(folder: Path) -> Callable[[bytes], list[str]] | None:
+    """What makes the fields of a row, as in the CSV files, of a record of an array_record file.
+
+    None where tfds has not prepared this folder: then it is not known what the records hold.
+
+    Raises NewsDataError if tfds is not installed.
+    """
+    if not (folder / "dataset_info.json").is_file():
+        return None
+    features = _import_tfds().builder_from_directory(folder).info.features
+
+    def decode(record: bytes) -> list[str]:
+        row = features.deserialize_example_np(record)
+        return [str(int(row["label"]) + 1), _text(row["title"]), _text(row["description"])]
+
+    return decode
 
 
 def _text(value) -> str:

@@ -98,14 +98,22 @@ class Embedding(Layer):
         ids = cache.reshape(-1)
         if isinstance(dy, Packed):
             dy = dy.steps
-        # Equal ids side by side, in the batch's order; NumPy sorts short integers faster.
-        short = ids.astype(np.uint16) if self.input_dim <= 2**16 else ids
-        order = np.argsort(short, kind="stable")
-        ids = ids[order]
-        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])[: len(ids)])
         rows = dy.reshape(-1, self.output_dim)
-        sums = grouped_sums(rows, order, starts) if len(ids) else rows
-        return None, {"embeddings": RowGradient(to_device(ids[starts]), sums)}
+        return None, {"embeddings": sum_equal_ids(ids, rows, self.input_dim)}
+
+
+def sum_equal_ids(ids: np.ndarray, rows: Array, limit: int) -> RowGradient:
+    """The gradient of a table, from rows (n, features) of which several may have one id.
+
+    ids: (n,) on the host, below `limit`. Rows of one id are added up in the order given.
+    """
+    # Equal ids side by side; NumPy sorts short integers faster.
+    short = ids.astype(np.uint16) if limit <= 2**16 else ids
+    order = np.argsort(short, kind="stable")
+    ids = ids[order]
+    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])[: len(ids)])
+    sums = grouped_sums(rows, order, starts) if len(ids) else rows
+    return RowGradient(to_device(ids[starts]), sums)
 
 
 LARGEST_ONE_HOT = 2**31  # numbers in the output of a batch: 8 GB

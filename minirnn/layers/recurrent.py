@@ -40,7 +40,8 @@ class RNN(Layer):
         go_backwards: walk from the last position to the first. With `return_sequences`, outputs
             come in the order walked, and the mask that is handed on is turned round as well.
         stateful: start each batch in the state in which the one before ended. Gradients stop at
-            the batch. `reset_state()` goes back to zeros.
+            the batch. `reset_state()` goes back to zeros. `minirnn.Windows` makes such batches of
+            long rows.
         zero_output_for_mask: with `return_sequences`, masked steps show 0 instead of the state
             that stands there.
         dropout, recurrent_dropout: share of the inputs, of the states, dropped in training
@@ -48,6 +49,9 @@ class RNN(Layer):
 
     Masks: at a masked step the state stays as it is, and the output is that state (the initial one
     before the first real step). Any mask will do: padding behind or in front, holes, empty rows.
+
+    Batches whose steps would take much memory are run in segments, with the same gradient; see
+    segments.py and `minirnn.set_history_limit`.
     """
 
     def __init__(
