@@ -30,7 +30,7 @@ from minirnn.backend import (
     set_generator_state,
     to_host,
 )
-from minirnn.checks import host_array, number, whole_number
+from minirnn.checks import flag, host_array, number, whole_number
 from minirnn.text import TextVectorization, pad_rows
 
 Position = Mapping[str, Any]
@@ -69,7 +69,7 @@ class ArrayBatches:
                     f"x has {self.rows} rows and {name} has {len(values)}; there must be as many"
                 )
         self.batch_size = whole_number("batch_size", batch_size)
-        self.shuffle = shuffle
+        self.shuffle = flag("shuffle", shuffle)
         self.part = 0, 1
 
     def share(self, rank: int, ranks: int) -> ArrayBatches:

@@ -184,4 +184,5 @@ def numbers(name: str, x: Any, dtype: Any = None) -> Array:
     if not x.shape:
         raise ValueError(f"{name}: expected an array, one row for each of a batch; received {x!r}")
     x = to_device(x, dtype=dtype)
-    return x if x.dtype.kind in "fc" else x.astype(floatx())
+    wide = x.dtype.kind in "fc" and x.dtype.itemsize >= 4  # float16 ends at 65,504
+    return x if wide else x.astype(floatx())

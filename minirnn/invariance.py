@@ -15,7 +15,7 @@ import numpy as np
 
 from minirnn.backend import to_device, to_host
 from minirnn.base import RowGradient
-from minirnn.checks import host_array, listed, whole_number
+from minirnn.checks import host_array, listed, number, whole_number
 from minirnn.models import Sequential
 from minirnn.text import pad_rows
 
@@ -59,7 +59,7 @@ class PaddingReport(NamedTuple):
 def _row(ids: Any) -> np.ndarray:
     row = host_array("texts", ids)
     if row.ndim != 1 or (row.dtype.kind not in "iu" and row.size):
-        raise TypeError(f"texts: expected rows of token ids, received {ids!r:.80}")
+        raise TypeError(f"texts: expected whole numbers (token ids) in rows, received {ids!r:.80}")
     return row
 
 
@@ -79,9 +79,12 @@ def check_padding_invariance(
         ValueError: for less than two rows, or a padding below 1.
     """
     model.require_built()
+    if len(listed("texts", texts)) < 2 or number("padding", padding) < 1:
+        raise ValueError(
+            "texts, padding: expected at least 2 rows and 1 step of padding; received "
+            f"{len(texts)} and {padding}"
+        )
     whole_number("padding", padding)
-    if len(listed("texts", texts)) < 2:
-        raise ValueError(f"texts: expected at least 2 rows, received {len(texts)}")
     vectorizer, body = model.vectorizer, model.without_vectorizer()
     rows = vectorizer.ids(texts) if vectorizer is not None else [_row(t) for t in texts]
     lengths = [len(row) for row in rows]

@@ -246,8 +246,8 @@ def confusion_matrix(y_true: Any, y_pred: Any, classes: int) -> np.ndarray:
             f"received {true.shape} and {predicted.shape}"
         )
     for name, labels in (("y_true", true), ("y_pred", predicted)):
-        if labels.dtype.kind not in "iu" and labels.size:
-            raise ValueError(f"{name}: expected class labels, received {labels.dtype}")
+        if labels.dtype.kind not in ("iu" if labels.size else "iuf"):  # [] is made of floats
+            raise ValueError(f"{name}: expected class numbers, received {labels.dtype}")
         bad = np.flatnonzero((labels < 0) | (labels >= classes))
         if bad.size:
             raise ValueError(

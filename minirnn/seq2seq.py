@@ -88,7 +88,7 @@ class Seq2Seq(Layer):
     ) -> None:
         super().__init__(name=name)
         for half, stack in (("encoder", encoder), ("decoder", decoder)):
-            listed(half, stack, Layer)
+            listed(half, stack)
         shared = [layer for layer in decoder if any(layer is other for other in encoder)]
         if shared:
             raise ValueError(f"{shared[0].name}: this very layer is in the encoder already")
@@ -96,13 +96,13 @@ class Seq2Seq(Layer):
         self.decoder = Decoder(decoder, name="decoder")
         check_states(self.encoder, self.decoder)
         ids = range(1, self.decoder.limit)
-        start, end = whole_number("start", start), whole_number("end", end)
-        if start not in ids or end not in ids or start == end:
+        whole = all(isinstance(number, (int, np.integer)) for number in (start, end))
+        if not whole or start not in ids or end not in ids or start == end:
             raise ValueError(
                 f"start, end: expected two different ids from 1 to {self.decoder.limit - 1}, which "
                 f"{self.decoder.layers[0].name} takes; received {start!r} and {end!r}"
             )
-        self.start, self.end = start, end
+        self.start, self.end = int(start), int(end)
         self.input_shape: Shape | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.stop_training = False

@@ -165,7 +165,7 @@ def lengths_of(first: Layer, x: Any) -> np.ndarray:
     if x.ndim < 2:
         raise ValueError(f"x: expected rows of steps (rows, time, ...), received shape {x.shape}")
     mask = first.compute_mask(x)
-    if mask is None:
+    if mask is None or x.shape[1] == 0:
         return np.full(len(x), x.shape[1])
     behind = mask.array[:, ::-1].argmax(axis=1)
     return np.where(mask.array.any(axis=1), x.shape[1] - behind, 0)

@@ -132,6 +132,11 @@ FOUND = {
     ),
     "half a k": (lambda: metrics.SparseTopKCategoricalAccuracy(k=1.5), "k: expected a positive"),
     "a table of all classes": (lambda: metrics.confusion_matrix([0], [0], 10**9), "classes: exp"),
+    "dates, though there are none": (
+        lambda: metrics.confusion_matrix(np.zeros(0, "M8[s]"), np.zeros(0, int), 3),
+        "y_true: expected class numbers",
+    ),
+    "a shuffle that is an array": (lambda: trained(shuffle=FLOATS), "shuffle: expected True or"),
     "a limit that clips all to NaN": (lambda: optimizers.SGD(clipnorm=np.inf), "clipnorm: expect"),
     "no epsilon": (lambda: optimizers.Adam(epsilon=0), "epsilon: expected"),
     "a momentum that is a word": (lambda: optimizers.SGD(momentum="a"), "momentum: expected"),
@@ -215,6 +220,11 @@ def test_what_was_found_is_refused(name):
 
 def test_nothing_to_take_the_softmax_of():
     assert activations.softmax(np.zeros((3, 0))).shape == (3, 0)
+
+
+def test_half_floats_do_not_overflow():
+    big, small = np.full((1, 2), 1e4, np.float16), np.zeros((1, 2), np.float16)
+    assert losses.MeanSquaredError()(small, big) == pytest.approx(1e8)
 
 
 def test_groups_of_more_tokens_than_there_are():

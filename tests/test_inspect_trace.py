@@ -514,7 +514,7 @@ def test_a_target_that_is_no_class(target):
         ([[[1]]], ValueError, "text: expected one row of token ids"),
         (3, ValueError, "text: expected one row of token ids"),
         ([1.5], ValueError, "text: expected whole numbers"),
-        ([[1], [1, 2]], ValueError, "text: expected a string or one row"),
+        ([[1], [1, 2]], TypeError, "text: expected one array"),
         (["oil"], TypeError, "text: expected a string or one row"),
         (None, TypeError, "text: expected a string or one row"),
         ([TOKENS], ValueError, "outside 0..12"),

@@ -305,6 +305,14 @@ def initial_state(draw: Draw, layer: Any, rows: tuple[int, ...]) -> Any:
 # --- models of several layers ---------------------------------------------------------------------
 
 
+def grows_without_bound(layer: Any) -> bool:
+    """Whether it may give numbers so large that the next layer takes inf from inf."""
+    parts = (layer, getattr(layer, "layer", None), getattr(layer, "cell", None))
+    used = [getattr(part, name, None) for part in parts for name in ("activation", "cell")]
+    used += [getattr(part, "activation", None) for part in used]
+    return activations.exponential in used
+
+
 def model_shapes(draw: Draw) -> None:
     """Layers one after another in any order: they fit, or one of them says why not."""
     stack = []
@@ -327,9 +335,7 @@ def model_shapes(draw: Draw) -> None:
         ask(model.build, (None, *sizes[1:]))
     y = ask(model, x)
     if not refused(y):
-        grows = any(
-            getattr(layer, "activation", None) is activations.exponential for layer in stack
-        )
+        grows = any(grows_without_bound(layer) for layer in stack)
         names = [type(layer).__name__ for layer in stack]
         require(grows or np.isfinite(y).all(), "NaN out of a model", names, y)
     out = ask(model.predict, x)

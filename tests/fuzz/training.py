@@ -87,6 +87,7 @@ def training_arguments(draw: Draw) -> None:
             "validation_split": (0.0, 0.5), "validation_data": (None, (x, y)), "shuffle": FLAGS,
             "class_weight": (None, {0: 2.0}, {1: 0.5, 2: 3}), "sample_weight": weights,
             "initial_epoch": (0, 1), "steps_per_epoch": (None, 1, 3),
+                "checkpoint": (None, "/none/x"),
         }  # fmt: skip
     elif what == "evaluate":
         known |= {"sample_weight": weights, "return_dict": FLAGS}
@@ -95,6 +96,8 @@ def training_arguments(draw: Draw) -> None:
     elif what == "predict_on_batch":
         known = {}
     options = arguments(draw, known)
+    if isinstance(options.get("checkpoint"), str) and not options["checkpoint"].startswith("/"):
+        del options["checkpoint"]  # a path like another
     # What runs for as long as it is told to is no mistake.
     for key in ("epochs", "steps_per_epoch"):
         if isinstance(options.get(key), (int, np.integer)) and options[key] > 5:
@@ -195,4 +198,27 @@ def model_arguments(draw: Draw) -> None:
         ask(setattr, model, "stop_training", rate)
 
 
-TARGETS = (training_arguments, callback_arguments, model_arguments)
+@functools.cache
+def with_states() -> Sequential:
+    rnn = layers.GRU(2, return_sequences=True, stateful=True)
+    model = Sequential([layers.Embedding(5, 3, mask_zero=True), rnn, layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def windows(draw: Draw) -> None:
+    """Windows of long rows: refused, or all of them are walked and trained on."""
+    x = either(draw, (np.ones((3, 7), int), [[1, 2, 3], [4] * 9], [[]], np.ones((2, 3, 2))), 3)
+    y = either(draw, (np.ones((3, 7), int), [[1, 2, 0], [1] * 9], [[]], np.ones(3, int), None), 3)
+    model = draw(st.sampled_from([with_states()] * 5 + [fresh("ids"), Sequential(), junk(draw)]))
+    known = {"batch_size": (1, 2, 32), "shuffle": FLAGS, "sample_weight": (None, np.ones(3))}
+    made = ask(minirnn.Windows, model, x, y, either(draw, (1, 3, 100), 5), **arguments(draw, known))
+    if refused(made):
+        return
+    count = ask(len, made)
+    walked = ask(lambda: sum(1 for _ in made))
+    require(refused(walked) or walked == count, "another number of windows", x, y, count, walked)
+    ask(model.fit, made, verbose=0)
+
+
+TARGETS = (training_arguments, callback_arguments, model_arguments, windows)
