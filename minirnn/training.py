@@ -80,7 +80,8 @@ def fit(
     model.stop_training = False
     if ranks is not None:
         data = data.share(ranks.rank, ranks.size)
-        held_out = held_out and held_out.share(ranks.rank, ranks.size)
+        if held_out is not None:
+            held_out = held_out.share(ranks.rank, ranks.size)
         verbose = verbose if ranks.rank == 0 else 0
     passes = Passes(data, steps_per_epoch)
     if ranks is not None:

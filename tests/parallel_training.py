@@ -195,7 +195,8 @@ def from_files(rng):
     vectorizer.adapt([text for batch in data.texts() for text in batch])
     model = stack(vectorizer, Embedding(12, 4, mask_zero=True), LSTM(4), softmax())
     model.compile("adam", CROSSENTROPY, ["acc"])
-    return model, (data,), {"batch_size": None}
+    held_out = Stream(folder, GLOBAL_BATCH // train.ranks, shuffle_buffer=None)
+    return model, (data,), {"batch_size": None, "validation_data": held_out}
 
 
 def mask_later(rng):
