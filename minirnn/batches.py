@@ -158,7 +158,13 @@ class StreamBatches:
     """Batches that come from outside: a `data.Dataset`, or anything that can be walked repeatedly.
 
     Each element is x, (x, y) or (x, y, sample_weight), already batched.
+
+    Attributes:
+        longest: where several ranks pad each its own texts: from the length of the longest here to
+            that of the longest of all; else None.
     """
+
+    longest: Callable[[int], int] | None = None
 
     def __init__(self, source: Iterable[Any], vectorizer: TextVectorization | None = None) -> None:
         if isinstance(source, Iterator):
@@ -181,6 +187,15 @@ class StreamBatches:
             return StreamBatches(self.source.share(rank, ranks), self.vectorizer)
         return Share(self, rank, ranks)
 
+    @property
+    def pads_alone(self) -> bool:
+        """Whether its texts become as long as the longest here, though a rank has only some."""
+        return (
+            self.vectorizer is not None
+            and self.vectorizer.output_mode == "int"
+            and self.vectorizer.output_sequence_length is None
+        )
+
     def walk(self, position: Position | None = None) -> Mapped:
         """One pass over the batches, from its beginning or from a position on."""
         if hasattr(self.source, "walk"):
@@ -197,6 +212,8 @@ class StreamBatches:
     def taken_in(self, element: Any) -> Batch | None:
         """The batch in an element of the source; None where a share of it has no row."""
         if element is None:
+            if self.longest is not None:
+                self.longest(0)
             return None
         x, y, weight = unpack(element)
         if self.vectorizer is not None:
@@ -217,7 +234,10 @@ class StreamBatches:
             self.room -= sum(
                 len(text) + ids.nbytes + REMEMBERED_EACH for text, ids in fresh.items()
             )
-        return pad_rows(rows, length=self.vectorizer.output_sequence_length)
+        length = self.vectorizer.output_sequence_length
+        if self.longest is not None:
+            length = self.longest(max(map(len, rows), default=0))
+        return pad_rows(rows, length=length)
 
 
 class Share:

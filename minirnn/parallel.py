@@ -37,6 +37,7 @@ from minirnn.backend import (
     to_host,
     xp,
 )
+from minirnn.batches import StreamBatches
 from minirnn.checkpoint import layers_of
 from minirnn.exchange import transport_for
 from minirnn.shared_steps import SharedSteps
@@ -212,6 +213,13 @@ class Ranks:
         os._exit(code)  # Abort may return, to wait for the end
 
     # -- what `fit` asks for --
+
+    def share(self, data: Any) -> Any:
+        """This rank's part of each batch, padded as the whole one."""
+        part = data.share(self.rank, self.size)
+        if isinstance(part, StreamBatches) and part.pads_alone:
+            part.longest = lambda length: max(self.comm.allgather(length))
+        return part
 
     def begin(self, model: Any, passes: Any, **facts: Any) -> None:
         """Before the first epoch: start from what rank 0 has, if the model is built."""

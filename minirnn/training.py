@@ -79,9 +79,8 @@ def fit(
         watcher.model, watcher.first = model, ranks is None or ranks.rank == 0
     model.stop_training = False
     if ranks is not None:
-        data = data.share(ranks.rank, ranks.size)
-        if held_out is not None:
-            held_out = held_out.share(ranks.rank, ranks.size)
+        data = ranks.share(data)
+        held_out = None if held_out is None else ranks.share(held_out)
         verbose = verbose if ranks.rank == 0 else 0
     passes = Passes(data, steps_per_epoch)
     if ranks is not None:

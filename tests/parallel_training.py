@@ -182,7 +182,7 @@ def last_windows(rng):
     return model, (data,), {"batch_size": None}
 
 
-def from_files(rng):
+def from_files(rng, mask_zero=True):
     """A stream of rows from files."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -193,10 +193,15 @@ def from_files(rng):
     data = Stream(folder, GLOBAL_BATCH // train.ranks, shuffle_buffer=17, seed=2)
     vectorizer = TextVectorization()
     vectorizer.adapt([text for batch in data.texts() for text in batch])
-    model = stack(vectorizer, Embedding(12, 4, mask_zero=True), LSTM(4), softmax())
+    model = stack(vectorizer, Embedding(12, 4, mask_zero=mask_zero), LSTM(4), softmax())
     model.compile("adam", CROSSENTROPY, ["acc"])
     held_out = Stream(folder, GLOBAL_BATCH // train.ranks, shuffle_buffer=None)
     return model, (data,), {"batch_size": None, "validation_data": held_out}
+
+
+def from_files_without_a_mask(rng):
+    """Each rank's texts are as long as the longest of all."""
+    return from_files(rng, mask_zero=False)
 
 
 def mask_later(rng):
@@ -263,6 +268,7 @@ CASES = {
         windows,
         last_windows,
         from_files,
+        from_files_without_a_mask,
         carried_states,
         mask_later,
         translator,
