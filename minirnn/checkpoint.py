@@ -209,7 +209,7 @@ class Keeper:
             "standing": standing._asdict(),
             "epochs": self.epochs,
             "position": self.passes.position(),
-            "validation": self.validation and self.validation.began,
+            "validation": None if self.validation is None else self.validation.began,
             "random": generator_state(),
             "draws": None if self.ranks is None else self.ranks.draws,
             "layers": layers,

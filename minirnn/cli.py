@@ -295,11 +295,13 @@ def ranks_of_mpiexec() -> parallel.Ranks | None:
     if ranks == 1:
         return None
     try:
-        return parallel.world()
+        world = parallel.world()
     except ImportError as error:
         if rank > 0:  # the first tells for all
             raise SystemExit(2) from None
         raise UsageError(str(error)) from None
+    world.told_in_a_line += USER_ERRORS
+    return world
 
 
 def load_data(source: str | None) -> ag_news.NewsData:

@@ -111,7 +111,10 @@ class Ranks:
     Attributes:
         rank: the number of this process, from 0.
         size: how many there are.
+        told_in_a_line: errors of which no traceback is shown.
     """
+
+    told_in_a_line: tuple[Any, ...] = OSError, MemoryError, KeyboardInterrupt, SystemExit
 
     def __init__(self, comm: Any) -> None:
         self.comm = comm
@@ -195,8 +198,8 @@ class Ranks:
             if self.rank == 0:
                 traceback.print_exception(kind, error, trace)
             return
-        time.sleep(0.1 * min(self.rank, 20))  # of ranks with the same error, one speaks
-        if isinstance(error, (OSError, MemoryError, KeyboardInterrupt, SystemExit)):
+        time.sleep(0.2 * min(self.rank, 5))  # of ranks with the same error, one speaks
+        if isinstance(error, self.told_in_a_line):
             what = f"{kind.__name__}: {error}" if str(error) else kind.__name__
         else:
             traceback.print_exception(kind, error, trace)
@@ -210,7 +213,7 @@ class Ranks:
 
     # -- what `fit` asks for --
 
-    def begin(self, model: Any, data: Any, facts: Mapping[str, Any]) -> None:
+    def begin(self, model: Any, passes: Any, **facts: Any) -> None:
         """Before the first epoch: start from what rank 0 has, if the model is built."""
         if facts["checkpoint"] and stateful(model):
             raise ValueError(
@@ -218,8 +221,8 @@ class Ranks:
                 "are not kept on several ranks; train without ranks, or without a checkpoint"
             )
         optimizer = model.optimizer.get_config()
-        described = {"optimizer": optimizer, "data": data.described(), "built": model.built}
-        self.meet({"batches": known_length(data), **described, **facts})
+        facts |= {"optimizer": optimizer, "built": model.built, "data": passes.data.described()}
+        self.meet(facts | {"batches": known_length(passes), "place": passes.position()})
         set_generator_state(self.from_first(generator_state))
         self.draws = int(draws_from(generator_state()).integers(2**63))
         self.aligned = False

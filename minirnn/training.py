@@ -79,12 +79,13 @@ def fit(
         watcher.model, watcher.first = model, ranks is None or ranks.rank == 0
     model.stop_training = False
     if ranks is not None:
-        facts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
-        ranks.begin(model, data, facts | {"checkpoint": checkpoint is not None})
         data = data.share(ranks.rank, ranks.size)
-        held_out = held_out and held_out.share(ranks.rank, ranks.size)
+        if held_out is not None:
+            held_out = held_out.share(ranks.rank, ranks.size)
         verbose = verbose if ranks.rank == 0 else 0
     passes = Passes(data, steps_per_epoch)
+    if ranks is not None:
+        ranks.begin(model, passes, epochs=epochs, checkpoint=checkpoint is not None)
     validation = None if held_out is None else Passes(held_out)
     keeper = None
     if checkpoint is not None:

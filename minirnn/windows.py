@@ -12,6 +12,7 @@ but the gradient knows of no step before its window, and is not that of the loss
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from minirnn.backend import generator
 from minirnn.base import Layer
-from minirnn.batches import ArrayBatches, Batch, pick
+from minirnn.batches import ArrayBatches, Batch, pick, rows_of_rank
 from minirnn.checks import whole_number
 from minirnn.layers import (
     RNN,
@@ -77,11 +78,17 @@ class Windows:
         if self.at_each_step:
             check_labels_of_steps(self.rows)
 
+    def share(self, rank: int, ranks: int) -> Windows:
+        """The same for one rank of several, whose batches are `ranks` times as large."""
+        shared = copy.copy(self)
+        shared.rows = self.rows.share(rank, ranks)
+        return shared
+
     def __len__(self) -> int:
         batches = list(self._batches(np.arange(self.rows.rows)))
         return sum(int(self.counts[b[0]]) for b in batches) if self.at_each_step else len(batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | None]:
         number = self.rows.rows
         order = generator().permutation(number) if self.shuffle else np.arange(number)
         batches = list(self._batches(order))
@@ -101,15 +108,19 @@ class Windows:
             for start in range(0, len(rows), self.rows.batch_size):
                 yield rows[start : start + self.rows.batch_size]
 
-    def _windows(self, chosen: np.ndarray) -> Iterator[Batch]:
+    def _windows(self, chosen: np.ndarray) -> Iterator[Batch | None]:
+        mine = rows_of_rank(len(chosen), *self.rows.part)
         x, y, weight = (
-            None if values is None else pick(values, chosen)
+            None if values is None else pick(values, chosen, mine)
             for values in (self.rows.x, self.rows.y, self.rows.sample_weight)
         )
         end = max(int(self.lengths[chosen].max()), 1)
         for start in range(0, end, self.window):
             steps = slice(start, min(start + self.window, end))
-            if self.at_each_step:
+            if mine.start == mine.stop:
+                if self.at_each_step or steps.stop == end:
+                    yield None
+            elif self.at_each_step:
                 by_step = weight is not None and weight.ndim == 2 and weight.shape[1] > 1
                 yield x[:, steps], y[:, steps], weight[:, steps] if by_step else weight
             elif steps.stop == end:

@@ -19,6 +19,13 @@ def memory(place, count, kind):
     return np.frombuffer(raw, kind)
 
 
+def described(array):
+    """What MPI is told of an array of a device."""
+    assert array.flags.c_contiguous
+    place = array.data.ptr, False
+    return {"shape": array.shape, "typestr": array.dtype.str, "data": place, "version": 3}
+
+
 class DefaultStream:
     """What is put here happens at once."""
 
@@ -59,9 +66,14 @@ class Communicator:
         self.streams[stream].put(work)
 
 
-def install(cupy, comm):
-    """Let `cupy.cuda.nccl` be this one; comm: what it goes through."""
+def install(cupy, comm, nccl=True):
+    """Let `cupy.cuda.nccl` be this one; comm: what it goes through.
+
+    nccl: False to have none, but an MPI that reaches the memory of the device: that of the stand-in
+    is the host's.
+    """
     calls.clear()
+    cupy.ndarray.__cuda_array_interface__ = property(described)
     streams = {}
 
     class Stream(cupy.cuda.Stream):
@@ -78,7 +90,7 @@ def install(cupy, comm):
     cupy.cuda.Stream = Stream
     cupy.cuda.get_current_stream = lambda: default
     cupy.cuda.nccl = SimpleNamespace(
-        available=True,
+        available=nccl,
         get_unique_id=lambda: "a name",
         NcclCommunicator=communicator,
         NCCL_FLOAT32=7,

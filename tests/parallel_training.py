@@ -6,10 +6,14 @@
 See test_parallel.py, which compares with one process.
 """
 
+import atexit
+import csv
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +23,7 @@ import numpy as np
 import minirnn
 from minirnn import callbacks, optimizers, parallel
 from minirnn.data import Dataset
+from minirnn.data.stream import Stream
 from minirnn.layers import (
     GRU,
     LSTM,
@@ -155,6 +160,45 @@ def carried_states(rng):
     return model, (x, rng.normal(size=(48, 2))), {"shuffle": False}
 
 
+def windows(rng):
+    """Truncated backpropagation, with outputs at each step."""
+    model = stack(
+        Embedding(WORDS, 5, mask_zero=True), GRU(4, stateful=True, return_sequences=True), softmax()
+    )
+    model.compile("adam", CROSSENTROPY, ["acc"])
+    x = [rng.integers(1, WORDS, rng.integers(1, 12)) for _ in range(ROWS)]
+    y = [rng.integers(0, CLASSES, len(row)) for row in x]
+    data = minirnn.Windows(model, x, y, window=4, batch_size=GLOBAL_BATCH // train.ranks)
+    return model, (data,), {"batch_size": None}
+
+
+def last_windows(rng):
+    """The same with one output a row."""
+    model = stack(Embedding(WORDS, 5, mask_zero=True), LSTM(4, stateful=True), softmax())
+    model.compile("adam", CROSSENTROPY, ["acc"])
+    x = [rng.integers(1, WORDS, rng.integers(1, 12)) for _ in range(ROWS)]
+    y = rng.integers(0, CLASSES, ROWS)
+    data = minirnn.Windows(model, x, y, window=4, batch_size=GLOBAL_BATCH // train.ranks)
+    return model, (data,), {"batch_size": None}
+
+
+def from_files(rng):
+    """A stream of rows from files."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for part in range(2):
+        with open(f"{folder}/{part}.csv", "w", newline="") as file:
+            for label, n in rng.integers(0, 3, (25, 2)):
+                csv.writer(file).writerow([label + 1, "abc"[label] * 2, "xyz"[n] + " w" * n])
+    data = Stream(folder, GLOBAL_BATCH // train.ranks, shuffle_buffer=17, seed=2)
+    vectorizer = TextVectorization()
+    vectorizer.adapt([text for batch in data.texts() for text in batch])
+    model = stack(vectorizer, Embedding(12, 4, mask_zero=True), LSTM(4), softmax())
+    model.compile("adam", CROSSENTROPY, ["acc"])
+    held_out = Stream(folder, GLOBAL_BATCH // train.ranks, shuffle_buffer=None)
+    return model, (data,), {"batch_size": None, "validation_data": held_out}
+
+
 def mask_later(rng):
     """Padding that has momentum from before it was masked drifts on all ranks alike."""
     model, (x, y), _ = no_mask(rng)
@@ -216,6 +260,9 @@ CASES = {
         dense_gradient,
         inner_model,
         data_set,
+        windows,
+        last_windows,
+        from_files,
         carried_states,
         mask_later,
         translator,
@@ -228,6 +275,7 @@ def train(name, dtype, ranks=None, **options):
     """`(model, history)` of one of the cases."""
     minirnn.set_floatx(dtype)
     rank, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+    train.ranks = size
     minirnn.set_random_seed(5 + rank)  # what rank 0 has drawn holds for all
     model, data, chosen = CASES[name](np.random.default_rng(7))
     chosen = {"batch_size": GLOBAL_BATCH // size, "epochs": 3, "verbose": 0} | chosen | options
@@ -248,17 +296,17 @@ def agree(folder):
     Path(f"{folder}/drawn-{ranks.rank}.json").write_text(json.dumps(drawn))
 
 
-def on_stand_in(folder):
-    """The same on the stand-in for CuPy, with a stand-in for NCCL."""
+def on_stand_in(folder, transport):
+    """The same on the stand-in for CuPy, with a stand-in for NCCL, or with MPI."""
     import nccl_stand_in
     import strict_cupy
 
     ranks = parallel.world()
     with strict_cupy.installed() as cupy:
-        nccl_stand_in.install(cupy, ranks.comm)
+        nccl_stand_in.install(cupy, ranks.comm, transport == "NcclTransport")
         for name in ("masked", "each_step", "numbers", "dense_gradient"):
             model, history = train(name, "float32", ranks)
-            assert type(ranks.transport).__name__ == "NcclTransport"
+            assert type(ranks.transport).__name__ == transport
             np.savez(f"{folder}/{name}-device-{ranks.rank}.npz", *model.get_weights())
     Path(f"{folder}/sums-{ranks.rank}.json").write_text(json.dumps(nccl_stand_in.calls))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirnn import activations, losses
+from minirnn import activations, losses, timeloop
 from minirnn.backend import generator, xp
 from minirnn.base import Layer
 from minirnn.cells import Cell, GRUCell, LSTMCell, SimpleRNNCell
@@ -268,13 +268,13 @@ def plant(monkeypatch, key, change) -> None:
 
 def plant_in_run_backward(monkeypatch, prepare) -> None:
     """Call `prepare(cache)` before every backward pass through time."""
-    true = recurrent.run_backward
+    true = timeloop.run_backward
 
     def wrong(cell, dfinal, dhistory, cache):
         prepare(cache)
         return true(cell, dfinal, dhistory, cache)
 
-    monkeypatch.setattr(recurrent, "run_backward", wrong)
+    monkeypatch.setattr(timeloop, "run_backward", wrong)
 
 
 def plant_in_steps_backward(monkeypatch, cell_class, change) -> None:

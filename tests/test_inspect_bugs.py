@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from device_cases import compare
 
-from minirnn import Sequential, compiled, gradcheck, set_random_seed, timeloop, training
+from minirnn import Sequential, compiled, gradcheck, set_random_seed, steps, timeloop
 from minirnn.backend import generator, to_device, to_host
 from minirnn.base import RowGradient
 from minirnn.cells import LSTMCell, SimpleRNNCell
@@ -39,7 +39,7 @@ def loops(request, monkeypatch):
 def replaced():
     """Every function that a bug, or planting itself, replaces, as it is now."""
     places = {(owner, key) for bug in BUGS.values() for owner, key in bug.places}
-    places |= {(timeloop, "loops"), (bidirectional, "loops"), (training, "training_graph")}
+    places |= {(timeloop, "loops"), (bidirectional, "loops"), (steps, "training_graph")}
     return {(owner, key): vars(owner)[key] for owner, key in places}
 
 

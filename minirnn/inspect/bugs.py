@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minirnn.timeloop
-from minirnn import training
+from minirnn import steps
 from minirnn.backend import generator
 from minirnn.data.rows import CLASS_NAMES
 from minirnn.data.sample import generate
@@ -200,7 +200,7 @@ def _replant() -> None:
         return
     for module in (minirnn.timeloop, bidirectional):
         _put(module, "loops", lambda cell, dtype, drop: cell)
-    _put(training, "training_graph", lambda model, before: None)
+    _put(steps, "training_graph", lambda model, before: None)
     for name in _planted:
         bug = BUGS[name]
         function = _rewritten(name, bug)

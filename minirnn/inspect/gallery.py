@@ -25,6 +25,7 @@ from minirnn.layers import (
     Embedding,
     GlobalAveragePooling1D,
     SimpleRNN,
+    embedding,
     recurrent,
 )
 from minirnn.losses import Loss, SparseCategoricalCrossentropy
@@ -246,7 +247,7 @@ BUGS: dict[str, Bug] = {
         lambda: [GRU(UNITS)],
     ),
     "repeated-ids-not-summed": Bug(
-        ((Embedding, "backward"),),
+        ((embedding, "sum_equal_ids"),),
         "grouped_sums(rows, order, starts)",
         "rows[to_device(order[starts])]",
         "A model learns, but its vectors of common words hardly faster than those of rare ones.",
