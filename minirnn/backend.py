@@ -220,10 +220,9 @@ def set_random_seed(seed: int) -> None:
     can be trained side by side, each to the numbers of its seed.
     """
     global _generator
-    try:
-        seeded = np.random.default_rng(seed)
-    except (TypeError, ValueError):
-        raise ValueError(f"seed: expected a whole number from 0 up, received {seed!r}") from None
+    if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
+        raise ValueError(f"seed: expected a whole number from 0 up, received {seed!r}")
+    seeded = np.random.default_rng(seed)
     if threading.current_thread() is threading.main_thread():
         _generator = seeded
     else:

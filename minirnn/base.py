@@ -240,7 +240,8 @@ class Layer:
 
 def set_arrays(owner: str, params: dict[str, Array], values: list[np.ndarray]) -> None:
     """Write `values` into the arrays of `params`, in place, if all shapes agree."""
-    if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
+    one = isinstance(values, (str, bytes)) or getattr(values, "shape", None) == ()
+    if one or not hasattr(values, "__len__"):
         raise TypeError(f"{owner}: expected a list of arrays, received {values!r:.80}")
     if len(values) != len(params):
         raise ValueError(

@@ -260,6 +260,9 @@ class Keeper:
             header, arrays = from_first(lambda: read(path, FORMAT))
             self.compare(header["of"])
             standing = Standing(**header["standing"])
+            places = (standing.epoch, standing.step, header["epochs"])
+            if not all(type(place) is int and place >= 0 for place in places):
+                raise FileFormatError(f"the checkpoint is damaged: it stands at {places}")
             self.restore(header, arrays)
         except CheckpointError:
             raise

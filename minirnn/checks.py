@@ -131,7 +131,7 @@ def host_array(name: str, values: Any) -> np.ndarray:
         )
     try:
         return np.asarray(to_host(values))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, np.ma.MAError) as error:
         raise TypeError(f"{name}: expected one array ({error})") from None
 
 

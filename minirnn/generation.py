@@ -251,7 +251,8 @@ def generate(
     if padded:
         rows = [row[row != 0] for row in rows]
     if stop is not None:
-        checked_ids("stop", stop, limit)
+        if checked_ids("stop", stop, limit).shape:
+            raise ValueError(f"stop: expected one id, received {stop!r}")
         if padded and stop == 0:
             raise ValueError(f"stop: 0 is padding for {layers[0].name}, and never drawn")
     draw = drawing(temperature, top_k, rng, never=(0,) if padded else ())

@@ -193,6 +193,10 @@ FOUND = {
     ),
     # --- the rest
     "logits that are words": (lambda: generation.sample(["a"]), "predictions: expected numbers"),
+    "a seed that crashes NumPy": (
+        lambda: backend.set_random_seed(np.ones((2, 2)).view(np.matrix)),
+        "seed: expected a whole number",
+    ),
     "a seed that is a word": (lambda: backend.set_random_seed("a"), "seed: expected a whole"),
     "digits without end": (
         lambda: inspect.explain(layers.SimpleRNNCell(1), [1.0], [1.0], digits=10**9),

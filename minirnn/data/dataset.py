@@ -167,7 +167,7 @@ class Dataset:
 
     def repeat(self, count: int | None = None) -> Dataset:
         """The whole dataset `count` times; for ever with None or -1 (an empty one still ends)."""
-        endless = count is None or (np.ndim(count) == 0 and count == -1)
+        endless = count is None or (isinstance(count, (int, np.integer)) and count == -1)
         count = None if endless else whole_number("count", count, 0)
 
         def iterate():
@@ -398,7 +398,7 @@ class Dataset:
         The thread starts with the first element asked for and ends with the iteration, also an
         abandoned one. An error of the source is raised here, with its traceback.
         """
-        auto = np.ndim(buffer_size) == 0 and buffer_size == AUTOTUNE
+        auto = isinstance(buffer_size, (int, np.integer)) and buffer_size == AUTOTUNE
         buffer_size = 2 if auto else whole_number("buffer_size", buffer_size, 1)
         return Dataset(lambda: read_ahead(self, buffer_size), self._length, [self])
 

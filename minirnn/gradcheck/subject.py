@@ -13,6 +13,7 @@ from minirnn import losses
 from minirnn.backend import Array, generator, to_device, to_host
 from minirnn.base import Layer, RowGradient
 from minirnn.cells import Cell
+from minirnn.checks import host_array
 from minirnn.gradcheck.anatomy import (
     first_layer,
     gates_of,
@@ -301,7 +302,10 @@ def _states(
 
 
 def floats(array: Any) -> Array:
-    return to_device(np.array(to_host(array)), dtype="float64")
+    values = host_array("x", array)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"x: expected numbers, received {values.dtype} values")
+    return to_device(np.array(values), dtype="float64")
 
 
 def redraw_weights(params: dict[str, Array], random: np.random.Generator, redraw: bool) -> None:
