@@ -17,14 +17,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from minirnn import cli
+from minirnn import arguments, cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cli.add_train_options(parser)
+    arguments.add_train_options(parser)
     parser.set_defaults(run=cli.train)
     return cli.run(parser, argv)
 

@@ -13,7 +13,7 @@ import argparse
 import sys
 
 import minirnn as keras
-from minirnn import cli
+from minirnn import arguments, cli
 from minirnn.data import Dataset, ag_news
 
 VOCABULARY_SIZE = 20_000
@@ -215,8 +215,8 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rows", type=cli.positive, metavar="N", help="at most N rows of each split"
+        "--rows", type=arguments.positive, metavar="N", help="at most N rows of each split"
     )
-    parser.add_argument("--data", metavar="WHERE", help=cli.DATA_HELP)
+    parser.add_argument("--data", metavar="WHERE", help=arguments.DATA_HELP)
     parser.set_defaults(run=run)
     sys.exit(cli.run(parser))

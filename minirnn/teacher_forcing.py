@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minirnn.batches import ArrayBatches, Batch, Mapped, Position, StreamBatches
+from minirnn.batches import ArrayBatches, StreamBatches
 from minirnn.layers.embedding import checked_ids
+from minirnn.walks import Batch, Mapped, Position
 
 
 class Pairs(NamedTuple):

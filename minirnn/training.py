@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minirnn.backend import memory_errors, to_host
-from minirnn.batches import ArrayBatches, Batch, Passes, batches
+from minirnn.batches import ArrayBatches, batches
 from minirnn.callbacks import Callback, History
 from minirnn.checkpoint import Checkpoint, Keeper, Standing
 from minirnn.checks import number, whole_number
@@ -24,6 +24,7 @@ from minirnn.progress import Progress
 from minirnn.steps import RunningMeans, Steps, test_step
 from minirnn.threads import keep_limits
 from minirnn.turns import View, trains, viewed
+from minirnn.walks import Batch, Passes
 
 
 def ending_together(fit: Callable[..., History]) -> Callable[..., History]:

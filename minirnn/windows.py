@@ -20,7 +20,7 @@ import numpy as np
 
 from minirnn.backend import generator
 from minirnn.base import Layer
-from minirnn.batches import ArrayBatches, Batch, pick, rows_of_rank
+from minirnn.batches import ArrayBatches, pick, rows_of_rank
 from minirnn.checks import whole_number
 from minirnn.layers import (
     RNN,
@@ -30,6 +30,7 @@ from minirnn.layers import (
     GlobalMaxPooling1D,
 )
 from minirnn.models import Sequential, layers_in_a_row
+from minirnn.walks import Batch
 
 WHOLE_ROWS = (Bidirectional, Flatten, GlobalAveragePooling1D, GlobalMaxPooling1D)
 

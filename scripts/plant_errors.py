@@ -1414,7 +1414,7 @@ ERRORS = [
     ),
     Error(
         "a data set that is walked once more shuffles otherwise",
-        "batches.py",
+        "walks.py",
         "self.source.orders = self.orders",
         "pass",
         (CHECKPOINT,),

@@ -16,6 +16,7 @@ import pytest
 
 import minirnn
 from minirnn import Sequential, classifier, cli
+from minirnn.arguments import make_parser
 from minirnn.data import ag_news
 from minirnn.gradcheck import gradcheck, library_cases
 from minirnn.layers import Dense, Embedding, SimpleRNN, TextVectorization
@@ -425,7 +426,7 @@ def test_help_has_examples(capsys, name):
     out = capsys.readouterr().out
     examples = out[out.index("examples:\n") :].splitlines()[1:]
     assert examples
-    parser = cli.make_parser()
+    parser = make_parser(cli.COMMANDS)
     for example in examples:  # every example is a command that the parser takes
         words = re.split(r"\bminirnn ", re.sub(r" <.*", "", example), maxsplit=1)[1]
         parser.parse_args([word.strip('"') for word in re.findall(r'"[^"]*"|\S+', words)])

@@ -726,7 +726,7 @@ def test_orders_of_another_pipeline_are_refused():
 
 
 def test_a_replay_that_finds_fewer_batches_than_were_had():
-    from minirnn.batches import Replay
+    from minirnn.walks import Replay
 
     walk = Replay(shuffled(1))
     next(walk), next(walk), next(walk)

@@ -26,6 +26,7 @@ import pytest
 
 import minirnn
 from minirnn import cells, cli, set_random_seed
+from minirnn.arguments import make_parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
@@ -207,9 +208,9 @@ def test_a_command_is_one_that_exists(page, command):
     if program == "minirnn":
         if arguments[1:] == ["--help"]:  # only named in the text
             with pytest.raises(SystemExit, match="^0$"):
-                cli.parse(cli.make_parser(), arguments)
+                cli.parse(make_parser(cli.COMMANDS), arguments)
         else:
-            cli.parse(cli.make_parser(), arguments)
+            cli.parse(make_parser(cli.COMMANDS), arguments)
     elif program == "make":
         makefile = read("Makefile")
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments)
