@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minirnn.backend import Array, floatx, to_device, to_host
+from minirnn.backend import Array, floatx, to_device, to_host, xp
 
+FLOATS = np.dtype("float32"), np.dtype("float64")
 LARGEST = float(np.finfo(np.float32).max)  # what is computed in float32 has to fit into that
 
 
@@ -124,6 +125,8 @@ def host_array(name: str, values: Any) -> np.ndarray:
     Raises:
         TypeError: if it is a masked array, or cannot be one array.
     """
+    if type(values) is np.ndarray:
+        return values
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(
             f"{name}: received a masked array, whose mask would be lost; use its filled(...) "
@@ -153,6 +156,8 @@ def with_dtype(name: str, x: Any) -> Array:
     Raises:
         TypeError: as `host_array`.
     """
+    if type(x) is np.ndarray:
+        return x
     known = hasattr(x, "dtype") and not isinstance(x, np.ma.MaskedArray)
     return x if known else host_array(name, x)
 
@@ -177,6 +182,9 @@ def numbers(name: str, x: Any, dtype: Any = None) -> Array:
     Raises:
         TypeError: if it is not made of numbers; ValueError: if it is one number, and no batch.
     """
+    usual = type(x) is xp.ndarray and x.dtype in FLOATS and x.ndim
+    if usual and (dtype is None or dtype == x.dtype):
+        return x  # most are so, and this is asked several times a step
     x = with_dtype(name, x)
     kind = getattr(x.dtype, "kind", "")
     if kind not in "biufc" or (kind == "c" and dtype is not None and dtype.kind == "f"):

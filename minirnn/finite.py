@@ -36,7 +36,7 @@ def loss_and_norms(loss: Array, grads: Mapping[Any, Array | RowGradient]) -> lis
     """The loss, then the squared norm of each gradient, on the host: moved there together."""
     figures = [loss, *map(squared_norm, grads.values())]
     if get_backend() == "numpy":
-        return list(map(float, figures))
+        return [float(figure) for figure in figures]
     return to_host(xp.stack(figures)).tolist()
 
 

@@ -736,8 +736,8 @@ def _check_shapes(params: Mapping, grads: Mapping) -> None:
             _check_ids(key, gradient.ids, expected[0])
             expected = (len(gradient.ids), *expected[1:])
             gradient = gradient.rows
-        bad = getattr(gradient, "shape", None) != expected or gradient.dtype.kind != "f"
-        if bad or isinstance(gradient, np.ma.MaskedArray):
+        usual = type(gradient) is xp.ndarray or isinstance(gradient, np.generic)
+        if not usual or gradient.dtype.kind != "f" or gradient.shape != expected:
             raise ValueError(
                 f"grads: expected the gradient of {key!r} to have shape {expected}, "
                 f"received {_outline(gradient)}"

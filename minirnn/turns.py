@@ -39,6 +39,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self._alone, self._together = _Turn(self, True), _Turn(self, False)
         self.begin()
         _known[id(self)] = self
 
@@ -57,11 +58,11 @@ class Turns:
 
     def alone(self) -> _Turn:
         """Enter this (`with`) to change the weights."""
-        return _Turn(self, True)
+        return self._alone
 
     def together(self) -> _Turn:
         """Enter this to look at them."""
-        return _Turn(self, False)
+        return self._together
 
     def enter(self, alone: bool) -> None:
         me = threading.get_ident()
