@@ -296,9 +296,10 @@ class Optimizer:
         `scale/slot`. The parts of a key that is a tuple are joined by `/`.
         """
         self.settle()
-        return self._state()
+        return self.gathered()
 
-    def _state(self) -> dict[str, Any]:
+    def gathered(self) -> dict[str, Any]:
+        """`state_dict`, while rows of tables may go on to wait."""
         state: dict[str, Any] = {"iterations": self.iterations}
         if not isinstance(self._learning_rate, LearningRateSchedule):
             state["learning_rate"] = self._learning_rate
@@ -348,7 +349,7 @@ class Optimizer:
         To settle them would be right as well, but round otherwise than to let them wait: a training
         that goes on from here is to end with the same bits as without the break.
         """
-        state = self._state()
+        state = self.gathered()
         tables = [part for part in self._parts if isinstance(part, Table)]
         state["tables"] = [_label(part.keys[0]) for part in tables]
         for part in tables:

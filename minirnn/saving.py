@@ -175,12 +175,14 @@ def contents(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         header["class"] = type(model).__name__
     arrays = {f"weights/{key}": value for key, value in model.params.items()}
     if model.optimizer is not None:
+        settled = {id(old): new for old, new in model.optimizer.settled_copies()}
+        arrays = {key: settled.get(id(value), value) for key, value in arrays.items()}
         header["training"] = {
             "optimizer": of_ours(model.optimizer, optimizers.OPTIMIZERS).get_config(),
             "loss": of_ours(model.loss, losses.LOSSES).get_config(),
             "metrics": [describe_metric(metric) for metric in model.metrics],
         }
-        state = model.optimizer.state_dict()
+        state = model.optimizer.gathered()
         header["optimizer_state"] = {k: v for k, v in state.items() if not hasattr(v, "shape")}
         arrays |= {f"optimizer/{k}": v for k, v in state.items() if hasattr(v, "shape")}
     return header, arrays

@@ -225,7 +225,7 @@ def test_training_that_begins_during_a_prediction():
     assert np.array_equal(second, trained(5).predict(X))
 
 
-def test_a_file_saved_in_training_is_whole(tmp_path):
+def test_a_file_saved_in_training_is_whole_and_training_does_not_notice(tmp_path):
     model = make()
 
     def look(k):
@@ -234,6 +234,7 @@ def test_a_file_saved_in_training_is_whole(tmp_path):
 
     model.fit(Steps(9, look), verbose=0)
     assert np.array_equal(minirnn.load(tmp_path / "six").predict(X), trained(6).predict(X))
+    assert same(model.get_weights(), trained(9).get_weights())
 
 
 def test_generating_and_translating_in_training():
