@@ -1334,28 +1334,28 @@ ERRORS = [
     # --- several ranks ---
     Error(
         "ranks: shares of differing size count alike",
-        "exchange.py",
+        "parallel/exchange.py",
         "xp.multiply(gradient, elements, out=view)",
         "view[...] = gradient",
         (f"{RANKS}::test_gradients_are_summed_with_the_weight_of_their_elements",),
     ),
     Error(
         "ranks: rows of one id from two ranks not added up",
-        "exchange.py",
+        "parallel/exchange.py",
         "return sum_equal_ids(ids, rows, len(table))",
         "return RowGradient(ids, rows)",
         (f"{RANKS}::test_gradients_are_summed_with_the_weight_of_their_elements",),
     ),
     Error(
         "ranks: the sum of means in place of their mean",
-        "shared_steps.py",
+        "parallel/shared_steps.py",
         "share = 1 / max(all_elements, 1)",
         "share = self.ranks.size / max(all_elements, 1)",
         (f"{RANKS}::test_several_ranks_train_as_one_process_does",),
     ),
     Error(
         "ranks: each adds up the rows beginning with its own",
-        "exchange.py",
+        "parallel/exchange.py",
         "        return all_ids, all_rows\n\n\ndef gather_ids",
         "        turn = -int(counts[: self.comm.rank].sum())\n"
         "        return np.roll(all_ids, turn), np.roll(all_rows, turn, axis=0)\n\n\n"
@@ -1371,14 +1371,14 @@ ERRORS = [
     ),
     Error(
         "ranks: padding drifts on those ranks that have some",
-        "shared_steps.py",
+        "parallel/shared_steps.py",
         "if self.table.mask_zero:",
         "if False:",
         (f"{RANKS}::test_all_ranks_have_the_same_bits",),
     ),
     Error(
         "ranks: all draw the same for dropout",
-        "shared_steps.py",
+        "parallel/shared_steps.py",
         "[self.ranks.draws, self.ranks.rank, self.model.optimizer.iterations]",
         "[self.ranks.draws, 0, self.model.optimizer.iterations]",
         (f"{RANKS}::test_dropout_draws_differ_between_ranks_steps_and_layers",),

@@ -22,8 +22,8 @@ import minirnn
 from minirnn import parallel
 from minirnn.base import RowGradient
 from minirnn.batches import batches, rows_of_rank
-from minirnn.exchange import Exchange, keys_of_tables
 from minirnn.layers import Dense, Embedding
+from minirnn.parallel.exchange import Exchange, keys_of_tables
 
 HERE = Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
@@ -488,8 +488,8 @@ def test_what_mpiexec_has_started_is_seen_in_the_environment(monkeypatch):
 
 
 def test_without_mpi_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(parallel, "_world", None)
-    monkeypatch.setattr(parallel, "launched", lambda: (0, 1))
+    monkeypatch.setattr(parallel.ranks, "_world", None)
+    monkeypatch.setattr(parallel.ranks, "launched", lambda: (0, 1))
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ImportError, match=r'pip install "minirnn\[mpi\]"'):
         parallel.world()

@@ -29,8 +29,8 @@ from minirnn.bench.gpu import our_model
 from minirnn.bench.lessons import LESSONS, VOCABULARY, Lesson, batches_of
 from minirnn.bench.limits import seconds_of
 from minirnn.bench.worker import save_batches
-from minirnn.exchange import Exchange, MpiTransport, keys_of_tables
 from minirnn.layers.embedding import sum_equal_ids
+from minirnn.parallel.exchange import Exchange, MpiTransport, keys_of_tables
 from minirnn.steps import loss_and_gradients
 
 RANKS = (1, 2, 8, 32, 128, 512, 1024)

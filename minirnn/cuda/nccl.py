@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minirnn.backend import Array, to_device, xp
-from minirnn.exchange import gather_ids
+from minirnn.parallel.exchange import gather_ids
 
 
 class NcclTransport:

@@ -1,4 +1,4 @@
-"""The steps of a training of which each rank has a part; see parallel.py, and exchange.py below it.
+"""The steps of a training of which each rank has a part; see ranks.py, and exchange.py below it.
 
 What a step is stands in steps.py: forward, loss, backward, optimizer. Between the last two all
 ranks add up their gradients.
@@ -14,9 +14,9 @@ import numpy as np
 
 from minirnn.backend import draws_apart, to_host, xp
 from minirnn.base import RowGradient
-from minirnn.exchange import Exchange, keys_of_tables
 from minirnn.finite import NonFiniteError, explain_gradients, explain_loss, loss_and_norms
 from minirnn.layers.embedding import Embedding, checked_ids
+from minirnn.parallel.exchange import Exchange, keys_of_tables
 from minirnn.steps import RunningMeans, Steps
 
 

@@ -39,10 +39,10 @@ from minirnn.backend import (
 )
 from minirnn.batches import StreamBatches
 from minirnn.checkpoint import layers_of
-from minirnn.exchange import transport_for
-from minirnn.shared_steps import SharedSteps
+from minirnn.parallel.exchange import transport_for
+from minirnn.parallel.shared_steps import SharedSteps
+from minirnn.parallel.supervisor import supervise
 from minirnn.steps import RunningMeans
-from minirnn.supervisor import supervise
 from minirnn.training import known_length
 from minirnn.turns import stateful
 
