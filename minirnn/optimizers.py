@@ -758,7 +758,7 @@ def _check_ids(key: Hashable, ids: Any, rows: int) -> None:
 
 
 def _outline(gradient: Any) -> str:
-    if not hasattr(gradient, "shape"):
+    if not hasattr(gradient, "dtype"):
         return f"{gradient!r:.80}"
     return f"{gradient.shape}" + (f" of {gradient.dtype}" if gradient.dtype.kind != "f" else "")
 

@@ -484,7 +484,7 @@ def pad_sequences(
 def _row(i: int, sequence: Any, dtype: Any) -> np.ndarray:
     try:
         return host_array(f"sequences: element {i}", sequence).astype(dtype)
-    except (ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"sequences: element {i} is not of {dtype} ({error})") from None
 
 

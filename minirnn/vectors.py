@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from minirnn.backend import floatx, generator
-from minirnn.checks import host_array, listed, whole_number
+from minirnn.checks import flag, host_array, listed, whole_number
 from minirnn.lookup import by_name
 from minirnn.saving import whole_file
 from minirnn.text import PADDING, UNKNOWN, TextVectorization
@@ -174,6 +174,7 @@ def save_vectors(
         ValueError: if the two do not fit, or a word cannot stand in such a file.
         OSError: if there is no room, or no right to write.
     """
+    header = flag("header", header)
     vectors = _checked_vectors(words, vectors)
     bad = next((word for word in words if not word or re.search(r"[ \r\n]", word)), None)
     if bad is not None:
@@ -195,7 +196,7 @@ def _checked_vectors(words: Sequence[str], vectors: Any) -> np.ndarray:
             f"vectors: expected numbers of shape ({len(words)}, dim), one row for each word, "
             f"received {vectors.dtype} of shape {vectors.shape}"
         )
-    return vectors
+    return vectors.astype(np.float64) if vectors.dtype.itemsize > 8 else vectors
 
 
 # --- using them -----------------------------------------------------------------------------------

@@ -151,6 +151,22 @@ FOUND = {
         lambda: optimizers.SGD().apply(PARAMS, {"w": [1, 2]}),
         "grads: expected the gradient of 'w' to have shape",
     ),
+    "boundaries that are one number": (
+        lambda: data.Dataset.from_rows([[1]]).bucket_by_sequence_length(len, np.array(3), [1, 1]),
+        "bucket_boundaries must be a list of whole numbers",
+    ),
+    "a row of records": (
+        lambda: pad_sequences([np.zeros(2, "f4,i4")]),
+        "sequences: element 0 is not of int32",
+    ),
+    "a header that is an array": (
+        lambda: vectors.save_vectors("v.txt", ["oil"], np.ones((1, 2)), np.zeros((0, 2))),
+        "header: expected True or False",
+    ),
+    "a gradient that has a shape and no dtype": (
+        lambda: optimizers.SGD().apply(PARAMS, {"w": memoryview(b"ab")}),
+        "grads: expected the gradient of 'w' to have shape",
+    ),
     "rows that the table lacks": (
         lambda: optimizers.SGD().apply(PARAMS, {"w": RowGradient(np.array([7]), np.ones((1, 2)))}),
         "grads: expected the ids of 'w' to be rising row numbers below 3",

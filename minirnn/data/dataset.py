@@ -471,6 +471,6 @@ def _check_dataset(name: str, value: Any) -> None:
 
 
 def _whole_numbers(name: str, values: Any) -> list[int]:
-    if not isinstance(values, (Sequence, np.ndarray)):
+    if not isinstance(values, (Sequence, np.ndarray)) or getattr(values, "shape", None) == ():
         raise TypeError(f"{name} must be a list of whole numbers, got {shown(values)}")
     return [whole_number(f"{name}[{i}]", value, 1) for i, value in enumerate(values)]

@@ -359,6 +359,7 @@ def resumed(stream: Stream, position: Mapping[str, Any]) -> Walk:
         numbers += [number for shard, place in position["open"] for number in (shard, place)]
         files = [(name, size) for name, size in position["files"]]
         buffer = position["shuffle_buffer"]
+        numbers += [] if buffer is None else [buffer]
     except (KeyError, TypeError, ValueError):
         files = None
     count = len(stream.shards)
