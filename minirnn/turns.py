@@ -39,7 +39,6 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._alone, self._together = _Turn(self, True), _Turn(self, False)
         self.begin()
         _known[id(self)] = self
 
@@ -56,13 +55,19 @@ class Turns:
     def __reduce__(self) -> Any:
         return Turns, ()  # a copy of a model has weights of its own
 
-    def alone(self) -> _Turn:
+    def alone(self) -> Turns:
         """Enter this (`with`) to change the weights."""
-        return self._alone
+        return self
 
-    def together(self) -> _Turn:
+    def together(self) -> _Together:
         """Enter this to look at them."""
-        return self._together
+        return _Together(self)
+
+    def __enter__(self) -> None:
+        self.enter(alone=True)
+
+    def __exit__(self, *error: object) -> None:
+        self.leave()
 
     def enter(self, alone: bool) -> None:
         me = threading.get_ident()
@@ -185,12 +190,12 @@ if hasattr(os, "register_at_fork"):
 # --- what others use ------------------------------------------------------------------------------
 
 
-class _Turn:
-    def __init__(self, turns: Turns, alone: bool) -> None:
-        self.turns, self.is_alone = turns, alone
+class _Together:
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
 
     def __enter__(self) -> None:
-        self.turns.enter(self.is_alone)
+        self.turns.enter(alone=False)
 
     def __exit__(self, *error: object) -> None:
         self.turns.leave()

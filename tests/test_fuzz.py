@@ -155,6 +155,14 @@ FOUND = {
         lambda: data.Dataset.from_rows([[1]]).bucket_by_sequence_length(len, np.array(3), [1, 1]),
         "bucket_boundaries must be a list of whole numbers",
     ),
+    "a component that is an empty tuple": (
+        lambda: data.Dataset.from_tensor_slices({"a": (), "b": [1]}),
+        r"tensors\['a'\] holds no component",
+    ),
+    "a gradient check in a training that is an array": (
+        lambda: minirnn.gradcheck(Dense(1), training=np.zeros(0)),
+        "training: expected True or False",
+    ),
     "a row of records": (
         lambda: pad_sequences([np.zeros(2, "f4,i4")]),
         "sequences: element 0 is not of int32",

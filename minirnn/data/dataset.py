@@ -69,8 +69,6 @@ class Dataset:
         """
         tensors = as_columns(tensors)
         lengths = {where: len(column) for where, column in leaves(tensors, "tensors")}
-        if not lengths:
-            raise ValueError("tensors holds no component: expected at least one array or list")
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{where} has {length}" for where, length in lengths.items())
             raise ValueError(f"all components need the same number of rows, but {listed}")

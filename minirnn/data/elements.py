@@ -31,6 +31,8 @@ def leaves(element: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 def as_columns(tensors: Any, where: str = "tensors") -> Any:
     """The same structure with an array, of one row per element, for each component."""
+    if isinstance(tensors, (tuple, dict)) and not tensors:
+        raise ValueError(f"{where} holds no component: expected at least one array or list")
     if isinstance(tensors, tuple):
         return tuple(as_columns(part, f"{where}[{i}]") for i, part in enumerate(tensors))
     if isinstance(tensors, dict):

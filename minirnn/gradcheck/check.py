@@ -86,7 +86,7 @@ def gradcheck(
             y_true=y_true,
             loss=loss,
             sample_weight=sample_weight,
-            training=training,
+            training=checks.flag("training", training),
             redraw=redraw,
         )
         return _check(subject, random, method, tolerance, seed, sample)
