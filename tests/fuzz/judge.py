@@ -62,6 +62,8 @@ def ask(call: Callable, *args: Any, about: tuple[str, ...] = (), **options: Any)
             warnings.simplefilter("error")
             # Numbers that overflow or that are NaN already are judged by what comes out.
             warnings.simplefilter("ignore", RuntimeWarning)
+            # So are names of dtypes that NumPy will drop one day, and until then takes.
+            warnings.filterwarnings("ignore", "Data type alias", DeprecationWarning)
             return call(*args, **options)
     except NAMED as error:
         why = why_not_named(error, about)
