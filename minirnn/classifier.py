@@ -162,11 +162,11 @@ def train(
     ranks: Ranks | None = None,
 ) -> History:
     """Train a model that `build_model` made; the rows are shuffled anew in each epoch."""
+    options = {"checkpoint": checkpoint, "ranks": ranks}
     if isinstance(rows, Stream):
-        return model.fit(rows, epochs=epochs, verbose=verbose, checkpoint=checkpoint)
+        return model.fit(rows, epochs=epochs, verbose=verbose, **options)
     batch_size = batch_size or RECIPES[model.name].batch_size
     texts = texts_for(model, rows)
-    options = {"checkpoint": checkpoint, "ranks": ranks}
     return model.fit(texts, rows.labels, batch_size, epochs, verbose, **options)
 
 

@@ -22,6 +22,7 @@ import minirnn
 from minirnn import parallel
 from minirnn.base import RowGradient
 from minirnn.batches import batches, rows_of_rank
+from minirnn.data import ag_news
 from minirnn.layers import Dense, Embedding
 from minirnn.parallel.exchange import Exchange, keys_of_tables
 
@@ -402,8 +403,15 @@ def test_an_interrupt_stops_all_ranks_after_a_step_and_saves(tmp_path):
 
 
 @needs_mpi
-def test_the_command_trains_on_all_ranks(tmp_path):
-    arguments = "train", "--model", "rnn-title", "--data", "sample", "--take", "320", "--epochs"
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_command_trains_on_all_ranks(streams, tmp_path):
+    data = "--data", "sample", "--take", "320"
+    if streams:
+        news = ag_news.load("sample")
+        ag_news.write_csv(news.train.take(320), tmp_path / "train.csv")
+        ag_news.write_csv(news.test.take(80), tmp_path / "test.csv")
+        data = "--data", tmp_path, "--stream", "--shuffle-buffer", "100"
+    arguments = "train", "--model", "rnn-title", *data, "--epochs"
     outputs = []
     for ranks, batch in ((1, 32), (2, 16)):
         model = tmp_path / f"{ranks}.mrnn"
