@@ -449,6 +449,8 @@ def pad_sequences(
         if not isinstance(side, str) or side not in ("pre", "post"):
             raise ValueError(f'{argument}: expected "pre" or "post", received {side!r}')
     maxlen = _whole("maxlen", maxlen, 0)
+    if isinstance(sequences, np.ndarray):
+        sequences = host_array("sequences", sequences)
     for i, sequence in enumerate(listed("sequences", sequences)):
         if not hasattr(sequence, "__len__") or isinstance(sequence, (str, bytes, Mapping)):
             raise TypeError(f"sequences: expected a list of sequences, element {i} is {sequence!r}")

@@ -70,7 +70,8 @@ class Windows:
         shuffle: bool = True,
         sample_weight: Any = None,
     ) -> None:
-        self.model, self.window = model, whole_number("window", window)
+        self.model = model
+        self.window = min(whole_number("window", window), 2**31)  # no row is longer
         self.at_each_step = gives_each_step(model)
         self.rows = ArrayBatches(x, y, sample_weight, batch_size)
         self.shuffle = shuffle

@@ -163,6 +163,14 @@ FOUND = {
         lambda: minirnn.gradcheck(Dense(1), training=np.zeros(0)),
         "training: expected True or False",
     ),
+    "flags of a data set that are arrays": (
+        lambda: data.Dataset.from_rows([[1]]).batch(2, drop_remainder=np.zeros(0)),
+        "drop_remainder: expected True or False",
+    ),
+    "rows that are a masked array": (
+        lambda: pad_sequences(np.ma.masked_array([1.0], [True])),
+        "sequences: received a masked array",
+    ),
     "a row of records": (
         lambda: pad_sequences([np.zeros(2, "f4,i4")]),
         "sequences: element 0 is not of int32",

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from minirnn import backend
+from minirnn.checks import flag
 from minirnn.data.elements import (
     as_columns,
     combine,
@@ -206,11 +207,10 @@ class Dataset:
         if seed is None:
             seed = int(backend.generator().integers(2**63))
         order = _Order(whole_number("seed", seed, 0))
+        reshuffles = flag("reshuffle_each_iteration", reshuffle_each_iteration)
 
         def iterate():
-            rng = np.random.default_rng(
-                [order.seed, order.passes if reshuffle_each_iteration else 0]
-            )
+            rng = np.random.default_rng([order.seed, order.passes if reshuffles else 0])
             order.passes += 1
             source = iter(self)
             buffer = list(itertools.islice(source, buffer_size))
@@ -289,6 +289,7 @@ class Dataset:
 
     def _batched(self, batch_size: int, drop_remainder: bool, join: Callable) -> Dataset:
         batch_size = whole_number("batch_size", batch_size, 1)
+        drop_remainder = flag("drop_remainder", drop_remainder)
 
         def iterate():
             source = iter(self)
@@ -322,6 +323,8 @@ class Dataset:
         an element of the last bucket is then a ValueError.
         """
         _check_callable("element_length_func", element_length_func)
+        drop_remainder = flag("drop_remainder", drop_remainder)
+        pad_to_bucket_boundary = flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
         boundaries = _whole_numbers("bucket_boundaries", bucket_boundaries)
         sizes = _whole_numbers("bucket_batch_sizes", bucket_batch_sizes)
         if any(low >= high for low, high in itertools.pairwise(boundaries)):
