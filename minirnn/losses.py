@@ -333,6 +333,7 @@ def _normalised(p: Array) -> tuple[Array, Array]:
     """`p` divided by its sum over the classes, and that sum `(N, 1)`."""
     _check_probabilities(p)
     total = p.sum(axis=1, keepdims=True)
+    total += total == 0  # a row of zeros stays one
     return p / total, total
 
 

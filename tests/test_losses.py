@@ -342,3 +342,13 @@ def test_get_and_config():
 def test_config_survives_json(loss):
     twin = Loss.from_config(json.loads(json.dumps(loss.get_config())))
     assert type(twin) is type(loss) and repr(twin) == repr(loss)
+
+
+@pytest.mark.parametrize("name", ["sparse_categorical_crossentropy", "categorical_crossentropy"])
+def test_a_row_of_probabilities_that_are_all_zero_is_clipped(name):
+    p = np.array([[0, 0, 0], [0.5, 0.25, 0.25]], "float32")
+    y = np.array([1, 0]) if losses.get(name).sparse else np.array([[0, 1, 0], [1, 0, 0]])
+    value, dp = losses.get(name).forward(y, p)
+    np.testing.assert_allclose(value, -(np.log(1e-7) + np.log(0.5)) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(dp[0], 0)
+    assert np.isfinite(dp).all()

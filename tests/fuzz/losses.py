@@ -75,7 +75,8 @@ def reference(kind: str, loss: Any, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     if loss.from_logits:
         return y.sum(axis=1) * np.logaddexp.reduce(p, axis=1) - (y * p).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = np.clip(p / p.sum(axis=1, keepdims=True), 1e-7, 1 - 1e-7)
+        total = p.sum(axis=1, keepdims=True)
+        p = np.clip(p / np.where(total == 0, 1, total), 1e-7, 1 - 1e-7)
     return -(y * np.log(p)).sum(axis=1)
 
 
