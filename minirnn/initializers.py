@@ -151,7 +151,8 @@ class RandomNormal(Initializer):
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
         self.mean = number("mean", mean)
-        self.stddev = number("stddev", stddev, "a finite number from 0 up", lambda s: s >= 0)
+        stddev = number("stddev", stddev, "a finite number from 0 up", lambda s: s >= 0)
+        self.stddev = abs(stddev)  # -0.0 is none for NumPy
         self.seed = checks.seed("seed", seed)
 
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:

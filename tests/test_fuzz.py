@@ -468,3 +468,7 @@ def test_an_archive_of_news_stays_in_its_folder(tmp_path, member):
             tfds_source._unpack(archive, archive.parent)
     outside = [p for p in tmp_path.rglob("*escaped*") if "extracted" not in p.parts]
     assert not outside
+
+
+def test_a_deviation_of_minus_zero_is_none_at_all():
+    assert (initializers.RandomNormal(1.0, stddev=-0.0)((2,)) == 1).all()
