@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -70,8 +71,12 @@ def on_a_terminal(command, keys=(), env=(), columns=100):
         os.execvpe(command[0], command, environment(**dict(env)))
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     written, keys, end = b"", list(keys), time.monotonic() + PATIENCE
+    pressed = b""
     try:
         while time.monotonic() < end:
+            if not select.select([fd], [], [], 10)[0]:
+                os.write(fd, pressed)  # once more: Python drops an interrupt within a finalizer
+                continue
             try:
                 some = os.read(fd, 65536)
             except OSError:  # so Linux says that there is no more
@@ -81,7 +86,11 @@ def on_a_terminal(command, keys=(), env=(), columns=100):
             written += some
             while keys and re.search(keys[0][0], written):
                 action = keys.pop(0)[1]
-                action(fd) if callable(action) else os.write(fd, action)
+                if callable(action):
+                    action(fd)
+                else:
+                    pressed = action
+                    os.write(fd, pressed)
     finally:
         if time.monotonic() >= end:
             os.kill(pid, signal.SIGKILL)
