@@ -1,9 +1,15 @@
-"""Which time loops run on the stand-in for CuPy."""
+"""What all tests start from, and which time loops run on the stand-in for CuPy."""
 
 from __future__ import annotations
 
+import signal
+
 import cuda_emulator
 import pytest
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that we start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave_kernels_out(monkeypatch):
