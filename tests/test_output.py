@@ -45,6 +45,7 @@ def saved(tmp_path_factory):
 
 def environment(**more):
     quick = {"OPENBLAS_NUM_THREADS": "1", "MINIRNN_COMPILED": "0"}  # Numba takes time to import
+    quick["PYTHON_COLORS"] = "0"  # in tracebacks, from Python 3.13 on
     start = os.environ | quick | {"TERM": "xterm"}
     return {key: value for key, value in start.items() if key != "NO_COLOR"} | more
 
