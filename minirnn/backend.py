@@ -219,14 +219,18 @@ def set_random_seed(seed: int) -> None:
     In another thread than the main one: what is drawn in that thread, and nowhere else. So models
     can be trained side by side, each to the numbers of its seed.
     """
-    global _generator
     if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
         raise ValueError(f"seed: expected a whole number from 0 up, received {seed!r}")
-    seeded = np.random.default_rng(seed)
+    _draw_from(np.random.default_rng(seed))
+
+
+def _draw_from(made: np.random.Generator) -> None:
+    """Let this thread draw from it; if it is the main one, all that have none of their own."""
+    global _generator
     if threading.current_thread() is threading.main_thread():
-        _generator = seeded
+        _generator = made
     else:
-        _own.set(seeded)
+        _own.set(made)
 
 
 def generator() -> np.random.Generator:
@@ -268,13 +272,12 @@ if hasattr(os, "register_at_fork"):
 
 def generator_state() -> dict[str, Any]:
     """Where the generator stands: JSON values, for `set_generator_state` and `draws_from`."""
-    return _generator.bit_generator.state
+    return generator().bit_generator.state
 
 
 def set_generator_state(state: dict[str, Any]) -> None:
     """Let the generator go on from where it stood."""
-    global _generator
-    _generator = draws_from(state)
+    _draw_from(draws_from(state))
 
 
 def draws_from(state: dict[str, Any]) -> np.random.Generator:

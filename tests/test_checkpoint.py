@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,13 @@ def test_a_stateful_layer(tmp_path, monkeypatch):
         return x[:35], y[:35]
 
     check(make, tmp_path, monkeypatch, data, shuffle=False, crashes=[3, 8, 15])
+
+
+def test_in_a_thread_with_a_seed_of_its_own(tmp_path, monkeypatch):
+    """The generator of that thread is the one that counts."""
+    with ThreadPoolExecutor(1) as pool:
+        data = MODELS["bigru"], tmp_path, monkeypatch
+        pool.submit(check, *data, crashes=[2, 9, 17]).result()
 
 
 @pytest.mark.parametrize("at_each_step", [False, True])
