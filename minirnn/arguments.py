@@ -62,7 +62,7 @@ def make_parser(run: Mapping[str, Callable[[Any], int]]) -> argparse.ArgumentPar
         "",
         "  minirnn evaluate bilstm.mrnn\n  minirnn evaluate bilstm.mrnn --data ag_news_csv",
     )
-    made.add_argument("path", metavar="MODEL", help="a file that `minirnn train --save` wrote")
+    add_model(made)
     made.add_argument("--data", metavar="WHERE", help=DATA_HELP)
     add_backend_option(made)
 
@@ -78,7 +78,7 @@ def make_parser(run: Mapping[str, Callable[[Any], int]]) -> argparse.ArgumentPar
         "  minirnn predict bilstm.mrnn < headlines.txt\n"
         "  tail -n 5 headlines.txt | minirnn predict bilstm.mrnn --json",
     )
-    made.add_argument("path", metavar="MODEL", help="a file that `minirnn train --save` wrote")
+    add_model(made)
     made.add_argument(
         "texts", metavar="TEXT", nargs="*", help="a text; without any, each line of standard input"
     )
@@ -96,7 +96,7 @@ def make_parser(run: Mapping[str, Callable[[Any], int]]) -> argparse.ArgumentPar
         '  minirnn explain bilstm.mrnn "Striker wins the cup final"\n'
         '  minirnn explain bilstm.mrnn "Striker wins the cup final" --html final.html',
     )
-    made.add_argument("path", metavar="MODEL", help="a file that `minirnn train --save` wrote")
+    add_model(made)
     made.add_argument("texts", metavar="TEXT", nargs="*", help="the text, in quotes")
     made.add_argument("--html", metavar="PATH", help="write a page into this file")
     made.add_argument(
@@ -180,6 +180,10 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps from one checkpoint to the next (default: a minute, and each epoch)",
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="MODEL", help="a file that `minirnn train --save` wrote")
 
 
 def add_backend_option(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -236,6 +237,13 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def layers_of(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
+    """A layer and all inside it, by name."""
+    yield name, layer
+    for prefix, child in layer.children().items():
+        yield from layers_of(child, f"{name}/{prefix}")
 
 
 def set_arrays(owner: str, params: dict[str, Array], values: list[np.ndarray]) -> None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minirnn.backend import generator_state, set_generator_state, to_device
-from minirnn.base import Layer, set_arrays
+from minirnn.base import layers_of, set_arrays
 from minirnn.callbacks import Callback
 from minirnn.checks import whole_number
 from minirnn.saving import DAMAGE, FileFormatError, encoded, read, write_whole
@@ -341,13 +341,6 @@ class Keeper:
             raise
         finally:
             self.at_rest = False
-
-
-def layers_of(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
-    """A layer and all inside it, by name."""
-    yield name, layer
-    for prefix, child in layer.children().items():
-        yield from layers_of(child, f"{name}/{prefix}")
 
 
 def apart(state: Mapping[str, Any], where: str, arrays: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
+from minirnn.base import layers_of
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -250,7 +252,7 @@ def viewed(model: Any, action: str) -> Iterator[View]:
 
 def stateful(layer: Any) -> bool:
     """Whether it carries states from batch to batch, or a layer inside it does."""
-    return getattr(layer, "stateful", False) or any(map(stateful, layer.children().values()))
+    return any(getattr(part, "stateful", False) for _, part in layers_of(layer))
 
 
 def settled_copy(model: Any) -> Any:

@@ -37,8 +37,8 @@ from minirnn.backend import (
     to_host,
     xp,
 )
+from minirnn.base import layers_of
 from minirnn.batches import StreamBatches
-from minirnn.checkpoint import layers_of
 from minirnn.parallel.exchange import transport_for
 from minirnn.parallel.shared_steps import SharedSteps
 from minirnn.parallel.supervisor import supervise
